@@ -1,0 +1,1 @@
+"""Measuring artifacts: time per step, memory, the split by operator."""

@@ -1,0 +1,1 @@
+"""Export of networks to self-describing ONNX artifacts."""

@@ -1,0 +1,128 @@
+"""An exported file is run before it is handed over: against the PyTorch network it came from.
+
+Integer graphs must be equal, value for value. Float graphs are compared step by step from equal
+states with the optimiser off: a float spike may flip where the membrane all but touches its
+threshold, so membranes are compared where the spikes agree, and the share of flips is bounded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+
+from export.errors import ExportError
+from models import LIFState, SpikingFireNet
+from quant import IntegerNetwork
+from quant.spec import NetworkSpec
+from runtime.artifact import Artifact, load_model
+
+STEPS = 3
+CHECK_RESOLUTION = (48, 64)
+MEMBRANE_BOUND = 1e-4
+FLIP_SHARE = 1e-4
+_EVENTS_PER_PIXEL = 0.1
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class _Runner:
+    """One-step runs of a file in ONNX Runtime, without the op library and unoptimised."""
+
+    def __init__(self, path: Path) -> None:
+        loaded = load_model(path)
+        self.artifact: Artifact = loaded.artifact
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            loaded.data, options, providers=["CPUExecutionProvider"]
+        )
+        free = self.artifact.spatial_free
+        self.resolution = CHECK_RESOLUTION if free else self.artifact.resolution
+
+    def events(self) -> list[npt.NDArray[np.uint8]]:
+        """Random event counts, the same at every call."""
+        generator = np.random.default_rng(0)
+        shape = (1, self.artifact.num_bins, *self.resolution)
+        return [generator.poisson(_EVENTS_PER_PIXEL, shape).astype(np.uint8) for _ in range(STEPS)]
+
+    def zero_states(self) -> Arrays:
+        return {
+            state.input: np.zeros(state.resolved_shape(1, *self.resolution), state.dtype)
+            for state in self.artifact.states
+        }
+
+    def run(self, events: npt.NDArray[Any], states: Arrays) -> tuple[Arrays, Arrays]:
+        """Returns every output, and the states as the next step's inputs."""
+        names = [output.name for output in self._session.get_outputs()]
+        values = self._session.run(names, {"events": events, **states})
+        outputs = dict(zip(names, values, strict=True))
+        return outputs, {state.input: outputs[state.output] for state in self.artifact.states}
+
+
+def check_integer(path: Path, spec: NetworkSpec) -> None:
+    """Compare an integer artifact with the PyTorch emulation: equality.
+
+    Raises:
+        ExportError: a state or the flow accumulator differs.
+    """
+    runner, network, states = _Runner(path), IntegerNetwork(spec), None
+    inputs = runner.zero_states()
+    for step, events in enumerate(runner.events()):
+        expected = network.step(torch.from_numpy(events), states)
+        outputs, inputs = runner.run(events, inputs)
+        states = expected.states
+        wanted = {"flow_acc": expected.flow_acc.numpy()}
+        for name, state in states.items():
+            wanted |= {f"mem.{name}": state.mem.numpy(), f"spike.{name}": state.spike.numpy()}
+        for name, value in {"flow_acc": outputs["flow_acc"], **inputs}.items():
+            if not np.array_equal(value, wanted[name]):
+                count = int((value != wanted[name]).sum())
+                raise ExportError(
+                    f"{path}: {name} differs from PyTorch in {count} values at step {step}"
+                )
+
+
+def check_float(path: Path, model: SpikingFireNet) -> None:
+    """Compare a float artifact with PyTorch from equal states, within a bound.
+
+    Raises:
+        ExportError: a membrane or too many spikes differ.
+    """
+    runner, states = _Runner(path), None
+    inputs = runner.zero_states()
+    for step, events in enumerate(runner.events()):
+        counts = events.astype(np.float32)
+        outputs, _ = runner.run(counts, inputs)
+        with torch.no_grad():
+            _, states = model.step(torch.from_numpy(counts), states)
+        for name, state in states.items():
+            _compare_membranes(path, step, name, state, outputs[f"mem_out.{name}"])
+        inputs = _as_inputs(runner.artifact, states)
+
+
+def _as_inputs(artifact: Artifact, states: dict[str, LIFState]) -> Arrays:
+    tensors = {
+        state.input: states[state.layer].mem if state.role == "mem" else states[state.layer].spike
+        for state in artifact.states
+    }
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _compare_membranes(
+    path: Path, step: int, name: str, state: LIFState, mem: npt.NDArray[np.float32]
+) -> None:
+    difference = np.abs(mem - state.mem.numpy())
+    scale = 1 + float(state.mem.abs().max())
+    # A flipped spike resets one of the two membranes, which shows as a large difference.
+    flipped = difference > MEMBRANE_BOUND * scale
+    if flipped.mean() > FLIP_SHARE:
+        raise ExportError(
+            f"{path}: membrane of layer {name} differs from PyTorch by more than "
+            f"{MEMBRANE_BOUND * scale:.1e} in {int(flipped.sum())} places at step {step}"
+        )

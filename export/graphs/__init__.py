@@ -1,0 +1,1 @@
+"""One module per kind of graph, and the builder they share."""

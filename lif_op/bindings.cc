@@ -1,0 +1,195 @@
+// Python module lif_op._core: the kernels on NumPy arrays, without ONNX Runtime. Made for tests and
+// for looking at a single step by hand.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lif_op/check.h"
+#include "lif_op/lif.h"
+#include "lif_op/qconv.h"
+#include "lif_op/qlif.h"
+#include "lif_op/target.h"
+
+namespace py = pybind11;
+
+namespace lif_op {
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+template <class T>
+Dims DimsOf(const Array<T>& array) {
+  return Dims(array.shape(), array.shape() + array.ndim());
+}
+
+Target TargetOrActive(const std::string& name) {
+  return name.empty() ? ActiveTarget() : TargetFromName(name);
+}
+
+// Work items 0..count in `parts` pieces, the last one first: what a kernel does for a piece must
+// not depend on the pieces before it.
+template <class Work>
+void InParts(std::int64_t count, std::int64_t parts, const Work& work) {
+  if (parts < 1) throw std::invalid_argument("parts must be at least 1");
+  for (std::int64_t part = parts - 1; part >= 0; --part) {
+    work(Range{count * part / parts, count * (part + 1) / parts});
+  }
+}
+
+// The array itself where the caller asks for work in place, else a new one.
+template <class T>
+Array<T> MembraneOutput(const Array<T>& mem, bool in_place) {
+  return in_place ? mem : Array<T>(DimsOf(mem));
+}
+
+py::tuple Lif(const Array<float>& current, const Array<float>& mem, const Array<float>& beta,
+              const Array<float>& threshold, const std::string& reset, const std::string& target,
+              std::int64_t parts, bool in_place, bool foreign) {
+  const Target chosen = TargetOrActive(target);
+  const ChannelLayout layout = CheckNeuron({"current", DimsOf(current)}, {"mem", DimsOf(mem)});
+  CheckParameter({"beta", DimsOf(beta)}, layout.channels, foreign);
+  CheckParameter({"threshold", DimsOf(threshold)}, layout.channels, foreign);
+  Array<float> spike(DimsOf(mem));
+  Array<float> mem_out = MembraneOutput(mem, in_place);
+  const LifArgs args{current.data(),   mem.data(),           beta.data(),
+                     threshold.data(), spike.mutable_data(), mem_out.mutable_data(),
+                     layout,           ResetFromName(reset)};
+  const LifFunction function = foreign ? ForeignLifFor(chosen) : LifFor(chosen);
+  {
+    const py::gil_scoped_release unlocked;
+    InParts(layout.size, parts, [&](Range range) { function(args, range); });
+  }
+  return py::make_tuple(spike, mem_out);
+}
+
+py::tuple CanonicalLif(const Array<float>& current, const Array<float>& mem,
+                       const Array<float>& beta, const Array<float>& threshold,
+                       const std::string& reset, const std::string& target, std::int64_t parts,
+                       bool in_place) {
+  return Lif(current, mem, beta, threshold, reset, target, parts, in_place, /*foreign=*/false);
+}
+
+py::tuple ForeignLif(const Array<float>& current, const Array<float>& mem, const Array<float>& beta,
+                     const Array<float>& threshold, const std::string& target, std::int64_t parts,
+                     bool in_place) {
+  return Lif(current, mem, beta, threshold, "zero", target, parts, in_place, /*foreign=*/true);
+}
+
+template <class Mem>
+py::tuple Qlif(const Array<std::int32_t>& acc, const Array<Mem>& mem,
+               const Array<std::int32_t>& decay, const Array<std::int32_t>& threshold,
+               std::int64_t frac_bits, const std::string& reset, const std::string& target,
+               std::int64_t parts, bool in_place) {
+  const Target chosen = TargetOrActive(target);
+  const ChannelLayout layout = CheckNeuron({"acc", DimsOf(acc)}, {"mem", DimsOf(mem)});
+  CheckParameter({"decay", DimsOf(decay)}, layout.channels, /*allow_unit_dims=*/false);
+  CheckParameter({"threshold", DimsOf(threshold)}, layout.channels, /*allow_unit_dims=*/false);
+  CheckDecay(decay.data(), layout.channels);
+  Array<std::uint8_t> spike(DimsOf(mem));
+  Array<Mem> mem_out = MembraneOutput(mem, in_place);
+  const QlifArgs<Mem> args{acc.data(),
+                           mem.data(),
+                           decay.data(),
+                           threshold.data(),
+                           spike.mutable_data(),
+                           mem_out.mutable_data(),
+                           layout,
+                           CheckFracBits(frac_bits, 8 * sizeof(Mem)),
+                           ResetFromName(reset)};
+  {
+    const py::gil_scoped_release unlocked;
+    InParts(layout.size, parts, [&](Range range) { QlifFor<Mem>(chosen)(args, range); });
+  }
+  return py::make_tuple(spike, mem_out);
+}
+
+struct AlignedDelete {
+  void operator()(void* memory) const {
+    ::operator delete(memory, std::align_val_t{kQconvAlignment});
+  }
+};
+using AlignedMemory = std::unique_ptr<void, AlignedDelete>;
+
+AlignedMemory Allocate(std::size_t bytes) {
+  return AlignedMemory(::operator new(bytes, std::align_val_t{kQconvAlignment}));
+}
+
+Array<std::int32_t> Qconv(const Array<std::uint8_t>& x, const Array<std::int8_t>& weight,
+                          const Array<std::int32_t>& bias, const Dims& strides, const Dims& pads,
+                          const std::string& target, std::int64_t parts) {
+  const QconvKernel& kernel = QconvFor(TargetOrActive(target));
+  const QconvShape shape = CheckQconv(DimsOf(x), DimsOf(weight), DimsOf(bias), strides, pads);
+  Array<std::int32_t> acc(Dims{shape.batch, shape.out_channels, shape.out_height, shape.out_width});
+  const AlignedMemory packed = Allocate(kernel.weight_bytes(shape));
+  const AlignedMemory scratch = Allocate(kernel.scratch_bytes(shape));
+  const QconvArgs args{shape,       x.data(),           packed.get(),
+                       bias.data(), acc.mutable_data(), scratch.get()};
+  {
+    const py::gil_scoped_release unlocked;
+    kernel.pack_weight(shape, weight.data(), packed.get());
+    InParts(kernel.input_items(shape), parts, [&](Range items) { kernel.pack_input(args, items); });
+    InParts(shape.batch * shape.out_height, parts, [&](Range rows) { kernel.compute(args, rows); });
+  }
+  return acc;
+}
+
+std::vector<std::string> TargetNames() {
+  std::vector<std::string> names;
+  for (const Target target : SupportedTargets()) names.emplace_back(TargetName(target));
+  return names;
+}
+
+// Arrays are taken as they are: a wrong type is an error, never a silent conversion.
+void DefineLif(py::module_& module) {
+  module.def("lif", CanonicalLif, py::arg("current").noconvert(), py::arg("mem").noconvert(),
+             py::arg("beta").noconvert(), py::arg("threshold").noconvert(),
+             py::arg("reset") = "zero", py::kw_only(), py::arg("target") = "", py::arg("parts") = 1,
+             py::arg("in_place") = false, "snn::LIF: (spike, mem_out), float32 [N, C, ...].");
+  module.def("foreign_lif", ForeignLif, py::arg("current").noconvert(), py::arg("mem").noconvert(),
+             py::arg("beta").noconvert(), py::arg("threshold").noconvert(), py::kw_only(),
+             py::arg("target") = "", py::arg("parts") = 1, py::arg("in_place") = false,
+             "SNN_implementation::LIF: (spike, mem_out), float32 [N, C, ...].");
+}
+
+template <class Mem>
+void DefineQlif(py::module_& module) {
+  module.def("qlif", Qlif<Mem>, py::arg("acc").noconvert(), py::arg("mem").noconvert(),
+             py::arg("decay").noconvert(), py::arg("threshold").noconvert(),
+             py::arg("frac_bits") = 0, py::arg("reset") = "zero", py::kw_only(),
+             py::arg("target") = "", py::arg("parts") = 1, py::arg("in_place") = false,
+             "snn::QLIF: (spike uint8, mem_out of mem's type), [N, C, ...].");
+}
+
+void DefineQconv(py::module_& module) {
+  module.def("qconv", Qconv, py::arg("x").noconvert(), py::arg("weight").noconvert(),
+             py::arg("bias").noconvert(), py::arg("strides") = Dims{1, 1},
+             py::arg("pads") = Dims{0, 0, 0, 0}, py::kw_only(), py::arg("target") = "",
+             py::arg("parts") = 1, "snn::QConv: acc int32 [N, Cout, Ho, Wo].");
+}
+
+}  // namespace
+}  // namespace lif_op
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() =
+      "The kernels of the op library on NumPy arrays.\n\n"
+      "`target` names the instruction set (empty: the active one), `parts` splits the work the way "
+      "threads would, `in_place` writes the membrane over its input.";
+  module.def("targets", lif_op::TargetNames, "Targets this CPU can run, slowest first.");
+  module.def(
+      "active_target", [] { return lif_op::TargetName(lif_op::ActiveTarget()); },
+      "The target in use: LIF_OP_TARGET or the fastest.");
+  lif_op::DefineLif(module);
+  lif_op::DefineQlif<std::int16_t>(module);
+  lif_op::DefineQlif<std::int8_t>(module);
+  lif_op::DefineQconv(module);
+}

@@ -1,0 +1,23 @@
+#!/bin/sh
+# usage: isolation_test.sh OBJECT...
+#
+# Checks that what is compiled for an instruction set stays apart: its object files may export their
+# own kernels and nothing else. A weak symbol in one of them (an inline function or a template of a
+# header) could replace the copy that all other code uses, and end in an illegal instruction on a CPU
+# without that instruction set.
+set -eu
+checked=0
+for object in "$@"; do
+  case $object in *avx*) ;; *) continue ;; esac
+  checked=$((checked + 1))
+  # Defined global symbols (nm prints weak ones as V, W or u) that are none of our kernels.
+  leaks=$(nm -C --defined-only --extern-only "$object" |
+    awk '$2 !~ /^[TDRB]$/ || $3 !~ /^lif_op::avx(2|512vnni)::/')
+  if [ -n "$leaks" ]; then
+    echo "$object exports more than its kernels:"
+    echo "$leaks"
+    exit 1
+  fi
+done
+[ "$checked" -gt 0 ] || { echo "no object file of an instruction set among: $*"; exit 1; }
+echo "isolation_test: $checked object files export nothing but kernels"

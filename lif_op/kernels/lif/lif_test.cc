@@ -1,0 +1,150 @@
+// The float neuron: the reference against cases worked by hand, every target against the reference.
+#include "lif_op/lif.h"
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "kernels/testing.h"
+
+namespace lif_op {
+namespace {
+
+using testing::InParts;
+using testing::Random;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+struct WorkedCase {
+  const char* what;
+  float mem, current, beta, threshold;
+  Reset reset;
+  float spike, mem_out;
+  float foreign_spike, foreign_mem_out;
+};
+
+const WorkedCase kWorked[] = {
+    {"silent", 1.0f, 0.25f, 0.5f, 1.0f, Reset::kZero, 0, 0.75f, 0, 0.75f},
+    {"fires, zero", 1.0f, 1.0f, 0.5f, 1.0f, Reset::kZero, 1, 0.0f, 1, 0.0f},
+    {"fires, subtract", 1.0f, 1.0f, 0.5f, 1.0f, Reset::kSubtract, 1, 0.5f, 1, 0.0f},
+    {"fires, none", 1.0f, 1.0f, 0.5f, 1.0f, Reset::kNone, 1, 1.5f, 1, 0.0f},
+    {"tie", 1.0f, 0.5f, 0.5f, 1.0f, Reset::kZero, 0, 1.0f, 1, 0.0f},
+    {"tie at zero", 0.0f, 0.0f, 0.5f, 0.0f, Reset::kZero, 0, 0.0f, 1, 0.0f},
+    {"negative", -2.0f, 0.5f, 0.5f, 1.0f, Reset::kZero, 0, -0.5f, 0, -0.5f},
+    {"never", 3.0f, 0.0f, 1.0f, kInfinity, Reset::kSubtract, 0, 3.0f, 0, 3.0f},
+    // 1 + 2^-12 squared needs 25 bits: a fused multiply-add would keep the last one.
+    {"two roundings", 1.000244140625f, -1.00048828125f, 1.000244140625f, 1.0f, Reset::kZero, 0,
+     0.0f, 0, 0.0f},
+};
+
+void TestWorkedCases() {
+  for (const WorkedCase& c : kWorked) {
+    float spike = -1;
+    float mem_out = -1;
+    const LifArgs args{&c.current, &c.mem,   &c.beta,   &c.threshold,
+                       &spike,     &mem_out, {1, 1, 1}, c.reset};
+    LifFor(Target::kScalar)(args, {0, 1});
+    CHECK(spike == c.spike && mem_out == c.mem_out, c.what);
+    ForeignLifFor(Target::kScalar)(args, {0, 1});
+    CHECK(spike == c.foreign_spike && mem_out == c.foreign_mem_out,
+          std::string("foreign, ") + c.what);
+  }
+}
+
+struct Shape {
+  std::int64_t batch, channels, inner;
+};
+
+// Rank 2 (inner 1), sizes around the widths of vectors, more than one batch.
+const Shape kShapes[] = {{1, 1, 1},  {3, 5, 1},   {2, 3, 7},  {1, 2, 8},   {1, 2, 15},
+                         {2, 3, 16}, {1, 3, 17},  {2, 2, 31}, {1, 2, 33},  {2, 3, 64},
+                         {1, 4, 99}, {1, 2, 250}, {0, 3, 5},  {1, 3, 1025}};
+
+struct Data {
+  std::vector<float> current, mem, beta, threshold;
+};
+
+Data MakeData(const Shape& shape, Random& random) {
+  const std::int64_t size = shape.batch * shape.channels * shape.inner;
+  Data data{random.Floats(size), random.Floats(size), random.Floats(shape.channels),
+            random.Floats(shape.channels)};
+  for (std::size_t i = 0; i < data.mem.size(); ++i) {
+    const std::int64_t kind = random.Int(0, 15);
+    if (kind == 0) data.current[i] = kNan;
+    if (kind == 1) data.current[i] = -kInfinity;
+    // A tie: the membrane does not matter and the current is the threshold.
+    const auto channel = (static_cast<std::int64_t>(i) / shape.inner) % shape.channels;
+    if (kind == 2) {
+      data.mem[i] = 0.0f;
+      data.current[i] = data.threshold[static_cast<std::size_t>(channel)];
+    }
+  }
+  return data;
+}
+
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (std::isnan(a[i]) != std::isnan(b[i])) return false;
+    if (!std::isnan(a[i]) && (a[i] != b[i] || std::signbit(a[i]) != std::signbit(b[i]))) {
+      return false;
+    }
+  }
+  return a.size() == b.size();
+}
+
+struct Result {
+  std::vector<float> spike, mem_out;
+};
+
+Result Run(LifFunction function, const Shape& shape, const Data& data, Reset reset,
+           std::int64_t parts, bool in_place) {
+  Result result{std::vector<float>(data.mem.size(), -1.0f), data.mem};
+  const float* mem = in_place ? result.mem_out.data() : data.mem.data();
+  const auto size = static_cast<std::int64_t>(data.mem.size());
+  const LifArgs args{data.current.data(),
+                     mem,
+                     data.beta.data(),
+                     data.threshold.data(),
+                     result.spike.data(),
+                     result.mem_out.data(),
+                     {shape.channels, shape.inner, size},
+                     reset};
+  InParts(size, parts, [&](Range range) { function(args, range); });
+  return result;
+}
+
+void TestTargets() {
+  Random random(1);
+  for (const Shape& shape : kShapes) {
+    const Data data = MakeData(shape, random);
+    for (const Reset reset : {Reset::kZero, Reset::kSubtract, Reset::kNone}) {
+      for (const bool foreign : {false, true}) {
+        const auto function = [&](Target t) { return foreign ? ForeignLifFor(t) : LifFor(t); };
+        const Result expected = Run(function(Target::kScalar), shape, data, reset, 1, false);
+        for (const Target target : SupportedTargets()) {
+          for (const std::int64_t parts : {1, 3}) {
+            for (const bool in_place : {false, true}) {
+              const Result got = Run(function(target), shape, data, reset, parts, in_place);
+              const std::string where = std::string(TargetName(target)) + " inner " +
+                                        std::to_string(shape.inner) + " parts " +
+                                        std::to_string(parts);
+              CHECK(SameBits(got.spike, expected.spike), where);
+              CHECK(SameBits(got.mem_out, expected.mem_out), where);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lif_op
+
+int main() {
+  lif_op::TestWorkedCases();
+  lif_op::TestTargets();
+  return lif_op::testing::Report("lif_test");
+}

@@ -1,0 +1,21 @@
+// What every instruction set has to provide for the integer convolution. The meaning is in
+// lif_op/qconv.h; all of them give the same integers as the scalar one.
+#pragma once
+
+#include "lif_op/qconv.h"
+
+namespace lif_op {
+
+namespace scalar {
+extern const QconvKernel kQconv;
+}  // namespace scalar
+
+namespace avx2 {
+extern const QconvKernel kQconv;
+}  // namespace avx2
+
+namespace avx512vnni {
+extern const QconvKernel kQconv;
+}  // namespace avx512vnni
+
+}  // namespace lif_op

@@ -1,0 +1,93 @@
+// Compile-time proof that api.h agrees with the official headers of ONNX Runtime. Compiling this
+// file is the check; there is nothing to run.
+#include <onnxruntime_c_api.h>
+
+#include <cstddef>
+#include <type_traits>
+
+#include "ort/api.h"
+
+// The official functions carry "the result must be used", which types do not.
+#pragma GCC diagnostic ignored "-Wignored-attributes"
+
+namespace lif_op::ort {
+namespace {
+
+static_assert(ORT_API_VERSION >= kApiVersion, "these headers are older than the API asked for");
+static_assert(sizeof(void*) == sizeof(void (*)()));
+
+// Two types that look the same to the calling convention: both pointers, or scalars of one size.
+template <class Ours, class Theirs>
+constexpr bool kSameKind = std::is_pointer_v<Ours> == std::is_pointer_v<Theirs> &&
+                           std::is_floating_point_v<Ours> == std::is_floating_point_v<Theirs> &&
+                           sizeof(Ours) == sizeof(Theirs);
+
+template <class Ours, class Theirs>
+struct Compare {
+  static constexpr bool kSame = kSameKind<Ours, Theirs>;
+};
+
+template <>
+struct Compare<void, void> {
+  static constexpr bool kSame = true;
+};
+
+// Signatures: the kinds of the result and of every parameter, and how many there are. Whether a
+// function is declared noexcept does not matter.
+template <class R, class... A, class S, class... B>
+struct Compare<R (*)(A...), S (*)(B...)> {
+  template <bool kSameCount>
+  static constexpr bool Parameters() {
+    if constexpr (kSameCount) {
+      return (Compare<A, B>::kSame && ...);
+    } else {
+      return false;
+    }
+  }
+  static constexpr bool kSame = Compare<R, S>::kSame && Parameters<sizeof...(A) == sizeof...(B)>();
+};
+
+template <class R, class... A, class S, class... B>
+struct Compare<R (*)(A...), S (*)(B...) noexcept> : Compare<R (*)(A...), S (*)(B...)> {};
+
+#define CHECK_SLOT(slot, name, result, parameters)                                   \
+  static_assert(offsetof(OrtApi, name) == (slot) * sizeof(void*), "slot of " #name); \
+  static_assert(Compare<decltype(Api::name), decltype(OrtApi::name)>::kSame,         \
+                "signature "                                                         \
+                "of " #name);
+LIF_OP_ORT_SLOTS(CHECK_SLOT)
+#undef CHECK_SLOT
+
+#define CHECK_CALLBACK(name)                                                                 \
+  static_assert(offsetof(OrtCustomOp, name) == offsetof(CustomOp, name), "place of " #name); \
+  static_assert(Compare<decltype(CustomOp::name), decltype(OrtCustomOp::name)>::kSame,       \
+                "signature of " #name);
+LIF_OP_ORT_CALLBACKS(CHECK_CALLBACK)
+#undef CHECK_CALLBACK
+
+static_assert(offsetof(OrtCustomOp, version) == offsetof(CustomOp, version));
+static_assert(std::is_same_v<decltype(OrtCustomOp::version), decltype(CustomOp::version)>);
+static_assert(sizeof(OrtCustomOp) == sizeof(CustomOp));
+
+static_assert(offsetof(OrtApiBase, GetApi) == offsetof(ApiBase, GetApi));
+static_assert(offsetof(OrtApiBase, GetVersionString) == offsetof(ApiBase, GetVersionString));
+static_assert(sizeof(OrtApiBase) == sizeof(ApiBase));
+static_assert(Compare<decltype(ApiBase::GetApi), decltype(OrtApiBase::GetApi)>::kSame);
+static_assert(
+    Compare<decltype(ApiBase::GetVersionString), decltype(OrtApiBase::GetVersionString)>::kSame);
+
+#define CHECK_VALUE(ours, theirs) static_assert(static_cast<int>(ours) == (theirs), #theirs)
+CHECK_VALUE(ElementType::kFloat, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+CHECK_VALUE(ElementType::kUint8, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
+CHECK_VALUE(ElementType::kInt8, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8);
+CHECK_VALUE(ElementType::kInt16, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16);
+CHECK_VALUE(ElementType::kInt32, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32);
+CHECK_VALUE(ErrorCode::kFail, ORT_FAIL);
+CHECK_VALUE(ErrorCode::kInvalidArgument, ORT_INVALID_ARGUMENT);
+CHECK_VALUE(AllocatorType::kDevice, OrtDeviceAllocator);
+CHECK_VALUE(MemType::kDefault, OrtMemTypeDefault);
+CHECK_VALUE(InputOutputCharacteristic::kRequired, INPUT_OUTPUT_REQUIRED);
+#undef CHECK_VALUE
+
+}  // namespace
+}  // namespace lif_op::ort

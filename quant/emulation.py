@@ -1,0 +1,156 @@
+"""The integer network in PyTorch: the arithmetic of the integer neuron, one step at a time.
+
+Convolutions run in float32, which is exact while the sums stay within 2^24 (otherwise in
+float64); everything after them runs in int32. Plain CPU arithmetic only: no autocast, TF32 or
+reduced precision.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from quant.errors import QuantError
+from quant.spec import ConvSpec, LayerSpec, NetworkSpec, membrane_limits
+
+_MEM_TYPES = {8: torch.int8, 16: torch.int16}
+
+
+class IntegerState(NamedTuple):
+    """Membrane int16 or int8 and previous spikes uint8, both [N, C, H, W]."""
+
+    mem: Tensor
+    spike: Tensor
+
+
+class IntegerStep(NamedTuple):
+    """Result of one step.
+
+    flow_acc: int32 [N, 2, H, W], the flow head's accumulator. flow: float32 [N, 2, H, W] in
+    (-1, 1). states: per layer.
+    """
+
+    flow_acc: Tensor
+    flow: Tensor
+    states: dict[str, IntegerState]
+
+
+def integer_lif(
+    acc: Tensor, mem: Tensor, decay: Tensor, threshold: Tensor, frac_bits: int, reset: str
+) -> tuple[Tensor, Tensor]:
+    """The integer neuron, one time step.
+
+    Args:
+        acc: int32 [N, C, H, W].
+        mem: int16 or int8 [N, C, H, W].
+        decay: int32 [C] in 256ths.
+        threshold: int32 [C] in membrane units.
+        frac_bits: fractional bits of the membrane.
+        reset: "zero", "subtract" or "none".
+
+    Returns:
+        spike uint8 and mem_out of mem's type, both [N, C, H, W].
+    """
+    lo, hi = membrane_limits(torch.iinfo(mem.dtype).bits)
+    wide = acc.to(torch.int64)
+    if frac_bits >= 0:
+        span = (hi + 1) >> frac_bits
+        current = wide.clamp(-span, span - 1) << frac_bits
+    else:
+        current = ((wide + (1 << (-frac_bits - 1))) >> -frac_bits).clamp(lo, hi)
+    product = mem.to(torch.int32) * decay.view(1, -1, 1, 1)
+    decayed = torch.div(product, 256, rounding_mode="trunc")
+    u = (decayed + current.to(torch.int32)).clamp(lo, hi)
+    threshold_c = threshold.view(1, -1, 1, 1)
+    fires = u > threshold_c
+    if reset == "zero":
+        after = torch.where(fires, 0, u)
+    elif reset == "subtract":
+        after = torch.where(fires, (u - threshold_c).clamp(lo, hi), u)
+    else:
+        after = u
+    return fires.to(torch.uint8), after.to(mem.dtype)
+
+
+def integer_conv(x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
+    """Integer convolution with zero padding of half the kernel; returns int32 sums.
+
+    Args:
+        x: uint8 [N, Cin, H, W].
+        weight: int8 [Cout, Cin, k, k].
+        stride: of both directions.
+        dtype: float32 where the sums stay within 2^24, else float64.
+    """
+    padding = weight.shape[2] // 2
+    sums = functional.conv2d(x.to(dtype), weight.to(dtype), stride=stride, padding=padding)
+    return sums.to(torch.int32)
+
+
+class IntegerNetwork:
+    """A :class:`quant.spec.NetworkSpec` that runs.
+
+    Args:
+        spec: all integers of the network.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.spec = spec
+        self._dtype = torch.float32 if spec.exact_in_float32() else torch.float64
+
+    def _conv(self, x: Tensor, conv: ConvSpec) -> Tensor:
+        sums = integer_conv(x, torch.from_numpy(conv.weight), conv.stride, self._dtype)
+        return sums + torch.from_numpy(conv.bias).view(1, -1, 1, 1)
+
+    def accumulate(self, layer: LayerSpec, x: Tensor, spike_prev: Tensor) -> Tensor:
+        """Accumulator int32 [N, C, H, W] of one layer."""
+        acc = self._conv(x, layer.conv)
+        if layer.weight_rec is not None:
+            acc = acc + integer_conv(spike_prev, torch.from_numpy(layer.weight_rec), 1, self._dtype)
+        return acc
+
+    def initial_state(self, layer: LayerSpec, x: Tensor) -> IntegerState:
+        """Zero state of one layer for an input of x's batch and size."""
+        height, width = (-(-side // layer.conv.stride) for side in x.shape[2:])
+        shape = (x.shape[0], layer.channels, height, width)
+        return IntegerState(
+            torch.zeros(shape, dtype=_MEM_TYPES[layer.mem_bits]),
+            torch.zeros(shape, dtype=torch.uint8),
+        )
+
+    def layer_step(self, layer: LayerSpec, x: Tensor, state: IntegerState) -> IntegerState:
+        """Advance one layer: x uint8 [N, Cin, H, W] and its state to the new state."""
+        spike, mem = integer_lif(
+            self.accumulate(layer, x, state.spike),
+            state.mem,
+            torch.from_numpy(layer.decay),
+            torch.from_numpy(layer.threshold),
+            layer.frac_bits,
+            layer.reset,
+        )
+        return IntegerState(mem, spike)
+
+    @torch.no_grad()
+    def step(self, events: Tensor, states: dict[str, IntegerState] | None = None) -> IntegerStep:
+        """Advance by one window.
+
+        Args:
+            events: uint8 [N, num_bins, H, W], event counts.
+            states: of the previous step; None for the zero state.
+
+        Raises:
+            QuantError: events that are not uint8.
+        """
+        if events.dtype != torch.uint8:
+            raise QuantError(f"events must be uint8 counts, got {events.dtype}")
+        states = {} if states is None else states
+        x, new_states = events, {}
+        for layer in self.spec.layers:
+            state = states.get(layer.name) or self.initial_state(layer, x)
+            new_states[layer.name] = self.layer_step(layer, x, state)
+            x = new_states[layer.name].spike
+        flow_acc = self._conv(x, self.spec.head)
+        scale = torch.from_numpy(self.spec.head.weight_scale).float().view(1, -1, 1, 1)
+        return IntegerStep(flow_acc, torch.tanh(flow_acc.float() * scale), new_states)

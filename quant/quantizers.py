@@ -1,0 +1,67 @@
+"""Weight quantization with Brevitas: per output channel, symmetric, feed-forward and recurrent
+weights of a layer on one scale.
+
+One scale per layer and channel is what lets the two convolutions of a recurrent layer add in one
+integer accumulator, so the quantizer sees their concatenation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from brevitas.inject.enum import ScalingImplType
+from brevitas.nn import QuantConv2d
+from brevitas.quant import Int8WeightPerChannelFloat
+from torch import Tensor
+
+from quant.spec import Float64, Int8, weight_limit
+
+
+def weight_quantizer(bits: int) -> type[Int8WeightPerChannelFloat]:
+    """A Brevitas weight quantizer of the given bits: narrow range, scale = max|w| per channel.
+
+    Args:
+        bits: 2 to 8; 7 gives -63..63.
+
+    Raises:
+        QuantError: other bits.
+    """
+    weight_limit(bits)
+    return type(
+        f"Int{bits}WeightPerChannel",
+        (Int8WeightPerChannelFloat,),
+        {"bit_width": bits, "narrow_range": True, "scaling_impl_type": ScalingImplType.STATS},
+    )
+
+
+def quantize_weight(
+    weight: Tensor, weight_rec: Tensor | None, bits: int
+) -> tuple[Int8, Int8 | None, Float64]:
+    """Quantize the convolution weights of one layer on a shared scale per output channel.
+
+    Args:
+        weight: float32 [Cout, Cin, k, k].
+        weight_rec: float32 [Cout, Cout, k, k] or None.
+        bits: 2 to 8.
+
+    Returns:
+        weight int8, weight_rec int8 or None, and the scale float64 [Cout]; a channel of zero
+        weights has scale 1.
+    """
+    both = weight if weight_rec is None else torch.cat([weight, weight_rec], dim=1)
+    both = both.detach().float()
+    convolution = QuantConv2d(
+        both.shape[1],
+        both.shape[0],
+        both.shape[2],
+        bias=False,
+        weight_quant=weight_quantizer(bits),
+    ).eval()
+    with torch.no_grad():
+        convolution.weight.copy_(both)
+        quantized = convolution.quant_weight()
+        integers = quantized.int().cpu().numpy().astype(np.int8)
+        scale = quantized.scale.detach().cpu().numpy().astype(np.float64).reshape(-1)
+    scale = np.where(both.abs().amax(dim=(1, 2, 3)).numpy() > 0, scale, 1.0)
+    split = weight.shape[1]
+    return integers[:, :split], None if weight_rec is None else integers[:, split:], scale

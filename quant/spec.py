@@ -1,0 +1,166 @@
+"""The integers of a quantized network, and the one place where they are derived.
+
+Everything downstream (PyTorch emulation, ONNX graphs, later the C bundle) reads a
+:class:`NetworkSpec`; nobody recomputes a threshold or a decay. The derivation runs in float64:
+
+* ``d = rint(256 * beta)``, clipped to 0..256;
+* ``theta_q = min(floor(x * (1 + 2^-22)), hi)`` with ``x = theta * 2^f / s_w`` (the slack absorbs
+  the float32 storage of a threshold that lies on the grid);
+* ``b_q = rint(bias / s_w)``.
+
+A spike is 0 or 1 whatever the unit of its membrane, so the membrane lives in the accumulator's
+unit ``s_w[c] / 2^f`` and no scale has to be applied anywhere before the flow head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from quant.errors import QuantError
+
+Int8 = npt.NDArray[np.int8]
+Int32 = npt.NDArray[np.int32]
+Float64 = npt.NDArray[np.float64]
+
+DECAY_UNIT = 256
+COUNT_LIMIT = 127
+EXACT_FLOAT32 = 2**24
+THRESHOLD_SLACK = 2.0**-22
+MEM_BITS = (8, 16)
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """An integer convolution: weights int8 [Cout, Cin, k, k], bias int32 [Cout].
+
+    weight_scale: float64 [Cout], the real value of one unit of the accumulator per channel.
+    x_max: largest input value: 1 for spikes, 127 for counts.
+    """
+
+    weight: Int8
+    bias: Int32
+    weight_scale: Float64
+    stride: int
+    x_max: int
+
+    @property
+    def padding(self) -> int:
+        """Zero padding on each side, half the kernel."""
+        return self.weight.shape[2] // 2
+
+    def largest_sum(self) -> int:
+        """Largest magnitude an accumulator can reach, over all channels."""
+        weights = np.abs(self.weight.astype(np.int64)).sum(axis=(1, 2, 3))
+        return int((self.x_max * weights + np.abs(self.bias.astype(np.int64))).max())
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One integer ConvLIF layer.
+
+    conv: feed-forward convolution, holding the layer's bias. weight_rec: int8 [C, C, k, k] on the
+    layer's own previous spikes, with the same scale, or None. decay: int32 [C] in 256ths.
+    threshold: int32 [C] in membrane units. frac_bits: fractional bits of the membrane, negative
+    for coarse membranes. mem_bits: 8 or 16. reset: "zero", "subtract" or "none".
+    """
+
+    name: str
+    conv: ConvSpec
+    weight_rec: Int8 | None
+    decay: Int32
+    threshold: Int32
+    frac_bits: int
+    mem_bits: int
+    reset: str
+
+    @property
+    def channels(self) -> int:
+        """Number of neurons per pixel."""
+        return int(self.conv.weight.shape[0])
+
+    def largest_sum(self) -> int:
+        """Largest magnitude of feed-forward plus recurrent accumulator."""
+        total = self.conv.largest_sum()
+        if self.weight_rec is not None:
+            total += int(np.abs(self.weight_rec.astype(np.int64)).sum(axis=(1, 2, 3)).max())
+        return total
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """All integers of a network.
+
+    head: the flow head's convolution; flow = tanh(acc * weight_scale).
+    """
+
+    model: str
+    encoding: str
+    num_bins: int
+    flow_scaling: float
+    weight_bits: int
+    layers: tuple[LayerSpec, ...]
+    head: ConvSpec
+    checkpoint_sha256: str = field(default="")
+
+    def exact_in_float32(self) -> bool:
+        """Whether every convolution sum is an integer that float32 holds exactly."""
+        sums = [layer.largest_sum() for layer in self.layers] + [self.head.largest_sum()]
+        return max(sums) <= EXACT_FLOAT32
+
+
+def membrane_limits(mem_bits: int) -> tuple[int, int]:
+    """(lo, hi) of a membrane of 8 or 16 bits."""
+    if mem_bits not in MEM_BITS:
+        raise QuantError(f"membrane bits must be 8 or 16, got {mem_bits}")
+    return -(2 ** (mem_bits - 1)), 2 ** (mem_bits - 1) - 1
+
+
+def weight_limit(weight_bits: int) -> int:
+    """Largest magnitude of a weight of 2 to 8 bits: symmetric, 63 for 7 bits."""
+    if not 2 <= weight_bits <= 8:
+        raise QuantError(f"weight bits must be 2 to 8, got {weight_bits}")
+    return int(2 ** (weight_bits - 1)) - 1
+
+
+def derive_decay(beta: Float64) -> Int32:
+    """``rint(256 * beta)`` clipped to 0..256; beta float64 [C]."""
+    return np.clip(np.rint(DECAY_UNIT * beta), 0, DECAY_UNIT).astype(np.int32)
+
+
+def derive_threshold(
+    threshold: Float64, weight_scale: Float64, frac_bits: int, mem_bits: int
+) -> Int32:
+    """Threshold in membrane units, int32 [C]; see the module's docstring.
+
+    Firing is ``u > theta_q`` on integers, which equals ``u > x`` for the real threshold x, so the
+    floor loses nothing.
+
+    Raises:
+        QuantError: a threshold that is not positive and finite.
+    """
+    if not bool((np.isfinite(threshold) & (threshold > 0)).all()):
+        raise QuantError("thresholds must be positive and finite")
+    _, hi = membrane_limits(mem_bits)
+    x = threshold * 2.0**frac_bits / weight_scale
+    return np.minimum(np.floor(x * (1 + THRESHOLD_SLACK)), hi).astype(np.int32)
+
+
+def derive_bias(bias: Float64, weight_scale: Float64) -> Int32:
+    """``rint(bias / s_w)``, int32 [C].
+
+    Raises:
+        QuantError: a bias that does not fit int32.
+    """
+    scaled = np.rint(bias / weight_scale)
+    if not bool((np.abs(scaled) < 2**31).all()):
+        raise QuantError("a bias does not fit 32 bits at its channel's weight scale")
+    return scaled.astype(np.int32)
+
+
+def check_frac_bits(frac_bits: int, mem_bits: int) -> None:
+    """Raise QuantError unless the fractional bits leave the membrane at least one whole bit."""
+    if not -16 <= frac_bits <= mem_bits - 2:
+        raise QuantError(f"fractional bits must be -16 to {mem_bits - 2}, got {frac_bits}")

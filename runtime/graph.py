@@ -1,0 +1,143 @@
+"""What the runtime has to know about a graph: its spiking nodes, readers, and a diagnostic copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+from runtime.metadata import Artifact, State
+
+
+@dataclass(frozen=True)
+class SpikingOp:
+    """Where a spiking op keeps its tensors.
+
+    mem, mem_out, spike: positions of the membrane input and of the two outputs.
+    first_parameter: position of the decay; the threshold follows it.
+    elementwise: the state inputs which the kernel reads only at the element it then writes, so
+        that the same buffer may serve as that input and as ``mem_out``.
+    spike_type: element type of the spike output.
+    """
+
+    mem: int
+    mem_out: int
+    spike: int
+    first_parameter: int
+    elementwise: frozenset[int]
+    spike_type: int
+
+
+SPIKING_OPS: Mapping[tuple[str, str], SpikingOp] = {
+    ("snn", "LIF"): SpikingOp(1, 1, 0, 2, frozenset({1}), TensorProto.FLOAT),
+    ("snn", "QLIF"): SpikingOp(1, 1, 0, 2, frozenset({1}), TensorProto.UINT8),
+    ("SNN_implementation", "LIF"): SpikingOp(1, 1, 0, 2, frozenset({1}), TensorProto.FLOAT),
+}
+"""The spiking ops this version runs. A new op gets a row here, or the runtime refuses it."""
+
+LIBRARY_DOMAINS = ("snn", "SNN_implementation")
+"""Domains whose nodes the op library executes."""
+
+
+def spiking_op(node: NodeProto) -> SpikingOp | None:
+    """The table row of a node, or None when it does not spike."""
+    return SPIKING_OPS.get((node.domain, node.op_type))
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs in a node's attributes (the branches of If, the body of Loop and Scan)."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Every node of a graph, those of nested graphs included."""
+    for node in graph.node:
+        yield node
+        for nested in subgraphs(node):
+            yield from all_nodes(nested)
+
+
+def uses_library(graph: GraphProto) -> bool:
+    """Whether any node is left for the op library (after ONNX Runtime expanded the functions)."""
+    return any(node.domain in LIBRARY_DOMAINS for node in all_nodes(graph))
+
+
+def inplace_states(executed: GraphProto, states: Iterable[State]) -> frozenset[str]:
+    """Inputs of the states whose buffer may be read and overwritten by one step.
+
+    ``executed`` is the graph after optimisation, with native kernels for the spiking nodes. A
+    state qualifies when its input has exactly one reader, that reader is a spiking node which
+    reads it elementwise, and the very same node writes the state's output. Anything else could
+    see new values in place of old ones, and nothing in ONNX Runtime would notice.
+    """
+    readers: dict[str, list[tuple[NodeProto, int]]] = {}
+    for node in all_nodes(executed):
+        for position, name in enumerate(node.input):
+            readers.setdefault(name, []).append((node, position))
+    passed_through = {output.name for output in executed.output}
+    return frozenset(
+        state.input
+        for state in states
+        if state.role == "mem"
+        and state.input not in passed_through
+        and len(readers.get(state.input, ())) == 1
+        and _updates_in_place(*readers[state.input][0], state.output)
+    )
+
+
+def _updates_in_place(reader: NodeProto, position: int, output: str) -> bool:
+    op = spiking_op(reader)
+    return (
+        op is not None
+        and position in op.elementwise
+        and len(reader.output) > op.mem_out
+        and reader.output[op.mem_out] == output
+    )
+
+
+def spike_tensors(model: ModelProto, artifact: Artifact) -> dict[str, str]:
+    """Name of each layer's spike tensor, in the order of the metadata's layers.
+
+    A node belongs to the layer whose membrane it reads; layers without a spiking node in the main
+    graph (that of another op set, say) are absent.
+    """
+    found: dict[str, str] = {}
+    layer_of = {state.input: state.layer for state in artifact.states if state.role == "mem"}
+    for node in model.graph.node:
+        op = spiking_op(node)
+        if op is not None and len(node.input) > op.mem and node.input[op.mem] in layer_of:
+            found[layer_of[node.input[op.mem]]] = node.output[op.spike]
+    return {layer.name: found[layer.name] for layer in artifact.layers if layer.name in found}
+
+
+def diagnostic_copy(model: ModelProto, artifact: Artifact) -> tuple[ModelProto, dict[str, str]]:
+    """A copy of the model with every layer's spike tensor as an output.
+
+    Returns:
+        The copy, and the output's name for each layer. Nothing in the computation changes; the
+        spikes of recurrent layers, outputs already, keep their name.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    names = spike_tensors(model, artifact)
+    types = {
+        node.output[op.spike]: op.spike_type
+        for node in model.graph.node
+        if (op := spiking_op(node)) is not None
+    }
+    present = {output.name for output in copy.graph.output}
+    for name in names.values():
+        if name not in present:
+            copy.graph.output.append(helper.make_tensor_value_info(name, types[name], None))
+    return copy, names
+
+
+def load_proto(data: bytes) -> ModelProto:
+    """Parse a model; nothing outside ``data`` is opened. Raises DecodeError on broken bytes."""
+    return onnx.load_model_from_string(data)

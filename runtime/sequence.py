@@ -1,0 +1,159 @@
+"""Driving networks over a recording, window by window, and scoring what they return."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from calib_data.encodings import event_mask
+from calib_data.events import EventSource
+from calib_data.windows import Window, count_windows, iterate_windows
+from runtime.errors import EvaluationError
+from runtime.metrics import (
+    Flow,
+    FrameScore,
+    Mask,
+    flow_in_pixels,
+    score_frame,
+    scoring_mask,
+)
+from runtime.runner import Runner, encode
+from runtime.warping import flow_warp_loss
+
+
+@dataclass(frozen=True)
+class NetworkStep:
+    """What one network did with one window.
+
+    flow: float32 [2, H, W], its output, in units of flow_scaling pixels per window.
+    pixels: float32 [2, H, W], the same in pixels over the ground-truth interval; None where the
+        window is not scored.
+    score: errors against ground truth, None where the window is not scored.
+    fired, neurons: how many neurons fired, and how many there are, by layer; empty unless the
+        runner is diagnostic.
+    fwl: flow warp loss, None unless asked for or undefined.
+    """
+
+    flow: Flow
+    pixels: Flow | None
+    score: FrameScore | None
+    fired: Mapping[str, int]
+    neurons: Mapping[str, int]
+    fwl: float | None
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One window, and what every network did with it."""
+
+    window: Window
+    networks: Mapping[str, NetworkStep] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Which windows to run and which of them to score.
+
+    mode, window: as in ``calib_data.windows``. warmup: windows at the start that are run but not
+    scored, while states fill. limit: most windows to run. fwl: whether to compute it.
+
+    Scored are the windows that end a ground-truth interval, after the warm-up, with a positive
+    duration of both the interval and the events. Event masks are those of the scored window.
+    """
+
+    mode: str = "gtflow_dt1"
+    window: float = 1.0
+    warmup: int = 0
+    limit: int | None = None
+    fwl: bool = False
+
+    def check(self) -> None:
+        """Raise EvaluationError for a negative count."""
+        if self.warmup < 0:
+            raise EvaluationError(f"warmup = {self.warmup}: expected 0 or more windows")
+        if self.limit is not None and self.limit < 1:
+            raise EvaluationError(f"limit = {self.limit}: expected at least one window")
+
+    def count(self, file: EventSource) -> int:
+        """How many windows of the file will be run."""
+        total = count_windows(file, self.mode, self.window)
+        return total if self.limit is None else min(total, self.limit)
+
+
+def check_resolution(runner: Runner, file: EventSource) -> None:
+    """Raise EvaluationError unless the network takes images of the recording's size."""
+    if runner.resolution is not None and tuple(runner.resolution) != tuple(file.resolution):
+        raise EvaluationError(
+            f"{file.path} has {file.resolution[0]} x {file.resolution[1]} pixels, the network "
+            f"({runner.artifact.model}, {runner.artifact.kind}) takes {runner.resolution[0]} x "
+            f"{runner.resolution[1]}; export it for that resolution or without one"
+        )
+
+
+def drive(file: EventSource, runners: Mapping[str, Runner], plan: Drive) -> Iterator[StepRecord]:
+    """Run networks side by side over a recording; states start at reset and are carried on.
+
+    Args:
+        file: the recording.
+        runners: networks by a name for the records.
+        plan: windows and scoring.
+
+    Yields:
+        One record per window, in order.
+
+    Raises:
+        EvaluationError: the recording is too short or of another size than a network's.
+        DataError: the recording is damaged or lacks what the mode needs.
+    """
+    plan.check()
+    if plan.count(file) == 0:
+        raise EvaluationError(
+            f"{file.path}: shorter than one window of mode {plan.mode}, length {plan.window:g}; "
+            "use a shorter window or a longer recording"
+        )
+    for runner in runners.values():
+        check_resolution(runner, file)
+        runner.reset()
+    for number, window in enumerate(
+        iterate_windows(file, plan.mode, plan.window, limit=plan.limit)
+    ):
+        mask = _mask(window, file.resolution) if number >= plan.warmup else None
+        yield StepRecord(
+            window,
+            {
+                name: _run(runner, window, mask, file.resolution, plan.fwl)
+                for name, runner in runners.items()
+            },
+        )
+
+
+def _mask(window: Window, resolution: tuple[int, int]) -> Mask | None:
+    """Pixels to score in a window, None where it has no ground truth to be scored against."""
+    timed = window.dt_gt > 0 and window.dt_input > 0
+    if window.flow is None or not window.interval_end or not timed:
+        return None
+    return scoring_mask(window.flow, event_mask(window.events, resolution))
+
+
+def _run(
+    runner: Runner, window: Window, mask: Mask | None, resolution: tuple[int, int], fwl: bool
+) -> NetworkStep:
+    artifact = runner.artifact
+    flow: Flow = np.ascontiguousarray(runner.step(encode(artifact, window.events, resolution))[0])
+    pixels = score = None
+    if mask is not None and window.flow is not None:
+        pixels = flow_in_pixels(flow, artifact.flow_scaling, window.dt_gt, window.dt_input)
+        score = score_frame(pixels, window.flow, mask)
+    warp = flow_warp_loss(window.events, flow * np.float32(artifact.flow_scaling)) if fwl else None
+    spikes = runner.spikes()
+    return NetworkStep(
+        flow=flow,
+        pixels=pixels,
+        score=score,
+        fired={layer: int(np.count_nonzero(array)) for layer, array in spikes.items()},
+        neurons={layer: array.size for layer, array in spikes.items()},
+        fwl=None if warp is None or math.isnan(warp) else warp,
+    )

@@ -1,0 +1,86 @@
+"""Timing networks side by side: A B A B ..., so that whatever else the machine does hits both."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.runner import Array
+from runtime.session import Stream
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall time of each timed step, seconds, float64 [steps]."""
+
+    seconds: npt.NDArray[np.float64]
+
+    def percentile_ms(self, percent: float) -> float:
+        """A percentile of the step time, milliseconds."""
+        return float(np.percentile(self.seconds, percent)) * 1e3
+
+    @property
+    def median_ms(self) -> float:
+        """Median step time, milliseconds."""
+        return self.percentile_ms(50)
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps per second at the median."""
+        return 1e3 / self.median_ms
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Percentiles in milliseconds, as JSON values."""
+        return {
+            "steps": len(self.seconds),
+            "p5_ms": self.percentile_ms(5),
+            "p50_ms": self.median_ms,
+            "p95_ms": self.percentile_ms(95),
+            "steps_per_second": self.steps_per_second,
+        }
+
+
+def time_interleaved(
+    streams: Mapping[str, Stream],
+    inputs: Mapping[str, Sequence[Array]],
+    *,
+    steps: int,
+    warmup: int = 10,
+) -> dict[str, Timing]:
+    """Step every stream in turn and time each step.
+
+    The copy of the events into the network's buffer is part of a step; encoding and the copy of
+    the flow out of it are not.
+
+    Args:
+        streams: what to time, by name; state is carried on through warm-up and timed steps.
+        inputs: ``events`` tensors for each stream, used round and round.
+        steps: timed steps of each stream.
+        warmup: steps of each stream before.
+    """
+    seconds = {name: np.zeros(steps) for name in streams}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for number in range(-warmup, steps):
+            for name, stream in streams.items():
+                events = inputs[name][number % len(inputs[name])]
+                start = time.perf_counter()
+                stream.step(events, copy=False)
+                elapsed = time.perf_counter() - start
+                if number >= 0:
+                    seconds[name][number] = elapsed
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: Timing(values) for name, values in seconds.items()}
+
+
+def times_faster(fast: Timing, slow: Timing) -> float:
+    """How many times less ``fast`` takes: the median of the ratios of steps timed together."""
+    return float(np.median(slow.seconds / fast.seconds))

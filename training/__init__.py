@@ -1,0 +1,1 @@
+"""Training of the LIFFireNet family; one loop, driven by a YAML configuration."""

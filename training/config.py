@@ -1,0 +1,108 @@
+"""The training configuration: YAML in, validated values out."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used."""
+
+    user_error = True
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """Which network."""
+
+    name: str = "LIFFireNet"
+    base_num_channels: PositiveInt = 32
+    kernel_size: PositiveInt = 3
+
+
+class DataSection(_Section):
+    """Synthetic scenes; a window is one ground-truth interval (mode gtflow_dt1)."""
+
+    train_scenes: PositiveInt = 60
+    validation_scenes: PositiveInt = 6
+    duration: PositiveFloat = 2.0
+    resolution: tuple[PositiveInt, PositiveInt] = (128, 128)
+    seed: int = Field(default=0, ge=0)
+    crop: PositiveInt = 64
+    cache: Path = Path("build/scenes")
+
+
+class LossSection(_Section):
+    """Endpoint error where events are, and with a small weight everywhere else."""
+
+    window_loss: PositiveInt = 10
+    quiet_pixel_weight: float = Field(default=0.1, ge=0)
+    clip_grad: PositiveFloat = 1.0
+
+
+class OptimizerSection(_Section):
+    """AdamW with a linear warm-up and a cosine decay to a hundredth of the rate."""
+
+    lr: PositiveFloat = 1e-3
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup_updates: int = Field(default=50, ge=0)
+
+
+class TrainingConfig(_Section):
+    """The whole configuration; every key has a default."""
+
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    loss: LossSection = LossSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    batch_size: PositiveInt = 8
+    updates: PositiveInt = 2000
+    seed: int = Field(default=0, ge=0)
+    validate_every: PositiveInt = 200
+    checkpoint_every: PositiveInt = 50
+
+
+def load_config(path: str | Path) -> TrainingConfig:
+    """Read and validate a YAML configuration.
+
+    Raises:
+        ConfigError: not YAML, an unknown key (with the nearest known one) or an invalid value.
+        OSError: the file cannot be opened.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping at the top level")
+    try:
+        return TrainingConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error.errors()[0])}") from None
+
+
+def _explain(problem: Any) -> str:
+    location = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{location}: {problem['msg']}"
+    known = _keys(TrainingConfig)
+    near = difflib.get_close_matches(location, known, n=1, cutoff=0.0)
+    return f"unknown key {location!r}; nearest known key: {near[0]!r}"
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        keys.append(prefix + name)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += _keys(kind, f"{prefix}{name}.")
+    return keys
