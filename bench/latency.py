@@ -32,6 +32,7 @@ from calib_data.events import Events
 from calib_data.files import atomic_path
 from calib_data.windows import MODES
 from runtime.artifact import LoadedModel, load_model
+from runtime.evaluate import table_console
 from runtime.house import check_house
 from runtime.parity import positive
 from runtime.runner import Array
@@ -188,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json is not None:
         with atomic_path(arguments.json) as path:
             path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    print_tables(results, report, Console())
+    print_tables(results, report, table_console())
     return 0
 
 

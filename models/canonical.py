@@ -9,7 +9,8 @@
 * **Batch norm** on the current, ``g*I + b``: g multiplies weights, b becomes the bias. The
   per-time-step variant is used with the mean of its step factors, which is what its authors' code
   computes. The membrane variant ``m' = g*m + b`` gives ``beta*g`` and adds ``beta*b`` to the bias;
-  it starts from the state of a neuron that has just been reset.
+  it starts from the state of a neuron that has just been reset. A membrane that it lifts above the
+  threshold would be reset by snnTorch a second time, so norms that can do that are refused.
 """
 
 from __future__ import annotations
@@ -42,6 +43,20 @@ class _Keys:
             raise CheckpointError(f"missing key {key!r}")
         self._used.add(key)
         return self._tensors[key].detach().to(torch.float64)
+
+    def per_channel(self, key: str, channels: int) -> Tensor:
+        """The tensor as [channels] values in float64; a single value serves every channel."""
+        value = self.take(key).flatten()
+        if len(value) not in (1, channels):
+            raise CheckpointError(f"key {key!r} has {len(value)} values for {channels} channels")
+        return value.expand(channels)
+
+    def weight(self, key: str) -> Tensor:
+        """A convolution's weight OIHW in float64."""
+        value = self.take(key)
+        if value.ndim != 4:
+            raise CheckpointError(f"key {key!r} has shape {tuple(value.shape)}, expected OIHW")
+        return value
 
     def ignore(self, key: str) -> None:
         self._used.add(key)
@@ -78,8 +93,6 @@ def from_state_dict(tensors: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, 
     for key in keys.unused():
         raise CheckpointError(f"key {key!r} has no canonical form")
     head = canonical["head.weight"]
-    if head.ndim != 4:
-        raise CheckpointError(f"key 'head.ff.weight' has shape {tuple(head.shape)}, expected OIHW")
     bins = head.shape[1]
     config = ModelConfig(
         model=model,
@@ -108,14 +121,15 @@ def _recognise(keys: _Keys) -> str:
 
 
 def _event_flow_layer(keys: _Keys, layer: str, recurrent: bool) -> tuple[str, dict[str, Tensor]]:
-    leak = torch.sigmoid(keys.take(f"{layer}.leak")).flatten()
+    parameters = _convolutions(keys, layer, recurrent)
+    channels = parameters["weight"].shape[0]
+    leak = torch.sigmoid(keys.per_channel(f"{layer}.leak", channels))
     if bool((1 - leak < MIN_LEAK_GAP).any()):
         raise CheckpointError(
             f"key '{layer}.leak' holds a leak closer to 1 than 2^-20; its gain vanishes"
         )
-    threshold = keys.take(f"{layer}.thresh").flatten().clamp_min(MIN_THRESHOLD)
+    threshold = keys.per_channel(f"{layer}.thresh", channels).clamp_min(MIN_THRESHOLD)
     keys.ignore(f"{layer}.act_width")
-    parameters = _convolutions(keys, layer, recurrent)
     parameters |= {
         "bias": torch.zeros_like(leak),
         "beta": leak,
@@ -125,10 +139,11 @@ def _event_flow_layer(keys: _Keys, layer: str, recurrent: bool) -> tuple[str, di
 
 
 def _snntorch_layer(keys: _Keys, layer: str, recurrent: bool) -> tuple[str, dict[str, Tensor]]:
-    beta = keys.take(f"{layer}.lif.beta").flatten().clamp(0, 1)
-    threshold = keys.take(f"{layer}.lif.threshold").flatten().clamp_min(MIN_THRESHOLD)
     parameters = _convolutions(keys, layer, recurrent)
     channels = parameters["weight"].shape[0]
+    beta = keys.per_channel(f"{layer}.lif.beta", channels).clamp(0, 1)
+    threshold = keys.per_channel(f"{layer}.lif.threshold", channels).clamp_min(MIN_THRESHOLD)
+    reset = _snntorch_reset(keys, layer)
     gain, bias = _current_norm(keys, layer, channels)
     for name in ("weight", "weight_rec"):
         if name in parameters:
@@ -139,15 +154,21 @@ def _snntorch_layer(keys: _Keys, layer: str, recurrent: bool) -> tuple[str, dict
             f"layer {layer!r}: its membrane batch norm gives a decay outside 0..1 "
             f"(key '{layer}.mpbn.bn.weight'), which the canonical neuron does not have"
         )
+    # After a reset the membrane is at most the threshold, so this is the highest it can get.
+    if reset == "zero" and bool(((beta > 0) & (mem_gain * threshold + mem_shift > threshold)).any()):
+        raise CheckpointError(
+            f"layer {layer!r}: its membrane batch norm can lift a membrane above the threshold "
+            f"(key '{layer}.mpbn.bn.bias'), which snnTorch then resets again"
+        )
     parameters |= {
         "bias": bias + beta * mem_shift,
-        "beta": (beta * mem_gain).expand(channels),
-        "threshold": threshold.expand(channels),
+        "beta": beta * mem_gain,
+        "threshold": threshold,
     }
     # Older files repeat the neuron's parameters beside the effective `lif.` copies.
     for duplicate in ("beta", "threshold", "leak_raw", "thresh_raw"):
         keys.ignore(f"{layer}.{duplicate}")
-    return _snntorch_reset(keys, layer), parameters
+    return reset, parameters
 
 
 def _snntorch_reset(keys: _Keys, layer: str) -> str:
@@ -155,7 +176,10 @@ def _snntorch_reset(keys: _Keys, layer: str) -> str:
     if factor in keys and bool((keys.take(factor) != 1).any()):
         raise CheckpointError(f"key {factor!r} is not 1; graded spikes have no canonical form")
     key = f"{layer}.lif.reset_mechanism_val"
-    value = int(keys.take(key)) if key in keys else 1
+    given = keys.take(key) if key in keys else torch.tensor(1)
+    if given.numel() != 1:
+        raise CheckpointError(f"key {key!r} has {given.numel()} values, expected one")
+    value = int(given)
     if value not in _RESET_VALUES:
         raise CheckpointError(
             f"key {key!r} is {value}: snnTorch's reset 'subtract' recomputes the reset once the "
@@ -165,31 +189,42 @@ def _snntorch_reset(keys: _Keys, layer: str) -> str:
 
 
 def _convolutions(keys: _Keys, layer: str, recurrent: bool) -> dict[str, Tensor]:
-    weights = {"weight": keys.take(f"{layer}.ff.weight")}
+    weights = {"weight": keys.weight(f"{layer}.ff.weight")}
     if recurrent:
-        weights["weight_rec"] = keys.take(f"{layer}.rec.weight")
+        weights["weight_rec"] = keys.weight(f"{layer}.rec.weight")
     return weights
 
 
-def _affine(keys: _Keys, prefix: str) -> tuple[Tensor, Tensor]:
-    deviation = torch.sqrt(keys.take(f"{prefix}.running_var") + BATCH_NORM_EPS)
-    gain = keys.take(f"{prefix}.weight") / deviation
-    shift = keys.take(f"{prefix}.bias") - gain * keys.take(f"{prefix}.running_mean")
+def _affine(keys: _Keys, prefix: str, channels: int) -> tuple[Tensor, Tensor]:
+    weight, bias, mean, variance = (
+        keys.per_channel(f"{prefix}.{name}", channels)
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    gain = weight / torch.sqrt(variance + BATCH_NORM_EPS)
+    shift = bias - gain * mean
     keys.ignore(f"{prefix}.num_batches_tracked")
     return gain, shift
 
 
 def _current_norm(keys: _Keys, layer: str, channels: int) -> tuple[Tensor, Tensor]:
     if f"{layer}.bn.p" in keys:
-        step_factor = keys.take(f"{layer}.bn.p").mean(0).flatten()
-        gain, shift = _affine(keys, f"{layer}.bn.bn")
+        step_factor = _step_factor(keys, f"{layer}.bn.p", channels)
+        gain, shift = _affine(keys, f"{layer}.bn.bn", channels)
         return gain * step_factor, shift * step_factor
     if f"{layer}.bn.weight" in keys:
-        return _affine(keys, f"{layer}.bn")
+        return _affine(keys, f"{layer}.bn", channels)
     return torch.ones(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
+
+
+def _step_factor(keys: _Keys, key: str, channels: int) -> Tensor:
+    factors = keys.take(key)
+    if factors.ndim == 0 or factors[:1].numel() != channels:
+        shape = tuple(factors.shape)
+        raise CheckpointError(f"key {key!r} has shape {shape}, expected [T, {channels}, 1, 1]")
+    return factors.mean(0).flatten()
 
 
 def _membrane_norm(keys: _Keys, layer: str, channels: int) -> tuple[Tensor, Tensor]:
     if f"{layer}.mpbn.bn.weight" in keys:
-        return _affine(keys, f"{layer}.mpbn.bn")
+        return _affine(keys, f"{layer}.mpbn.bn", channels)
     return torch.ones(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +52,15 @@ def save_checkpoint(model: SpikingFireNet, path: str | Path) -> Path:
     Args:
         model: its decay and threshold are written as used (clamped).
         path: a ``.safetensors`` file.
+
+    Raises:
+        CheckpointError: a layer still has a batch norm, which this form does not hold.
     """
     path = Path(path)
     tensors: dict[str, Tensor] = {}
     for name, layer in model.named_layers():
+        if layer.norm is not None:
+            raise CheckpointError(f"layer {name!r} has a batch norm; save model.folded()")
         tensors[f"{name}.weight"] = layer.weight
         if layer.weight_rec is not None:
             tensors[f"{name}.weight_rec"] = layer.weight_rec
@@ -67,11 +74,19 @@ def save_checkpoint(model: SpikingFireNet, path: str | Path) -> Path:
     os.close(handle)
     try:
         safetensors.torch.save_file(plain, temporary, metadata)
+        # mkstemp makes files private; give the result the permissions of any new file.
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def load_checkpoint(path: str | Path) -> SpikingFireNet:
@@ -117,18 +132,30 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None
     if metadata.get("format") != FORMAT:
         return tensors, None
     try:
-        return tensors, ModelConfig(**json.loads(metadata["config"]))
+        config = ModelConfig(**json.loads(metadata["config"]))
+        _check_config(config)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata 'config' is unusable ({error})") from None
+    return tensors, config
+
+
+def _check_config(config: ModelConfig) -> None:
+    for name in ("num_bins", "channels", "kernel_size"):
+        value = getattr(config, name)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} is {value!r}, expected a positive whole number")
+    scaling = config.flow_scaling
+    if type(scaling) not in (int, float) or not 0 < scaling < math.inf:
+        raise ValueError(f"flow_scaling is {scaling!r}, expected a positive number")
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: torch.from_numpy(np.array(file[key])) for key in file.files}, None
-    except (ValueError, OSError, TypeError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except (ValueError, OSError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: not a readable npz of plain arrays ({error})") from None
 
 
@@ -157,10 +184,11 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
 
 def _build(config: ModelConfig, tensors: dict[str, Tensor]) -> SpikingFireNet:
     try:
-        model = SpikingFireNet(config)
+        # Without memory first: a file may claim any size.
+        with torch.device("meta"):
+            expected = _expected_shapes(SpikingFireNet(config))
     except (ValueError, TypeError) as error:
         raise CheckpointError(str(error)) from None
-    expected = _expected_shapes(model)
     for key in tensors:
         if key not in expected:
             raise CheckpointError(f"unexpected key {key!r} for {config.model}")
@@ -173,6 +201,7 @@ def _build(config: ModelConfig, tensors: dict[str, Tensor]) -> SpikingFireNet:
         if not bool(torch.isfinite(tensors[key]).all()):
             raise CheckpointError(f"key {key!r} holds values that are not finite")
     _check_neurons(tensors)
+    model = SpikingFireNet(config)
     with torch.no_grad():
         for key, parameter in _parameters(model).items():
             parameter.copy_(tensors[key])

@@ -6,6 +6,7 @@ optical flow with spiking neural networks", NeurIPS 2021.
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -69,12 +70,18 @@ class SpikingFireNet(nn.Module):
 
     Args:
         config: which member of the family and its sizes.
+        batch_norm: normalise currents while training; :meth:`folded` gives the canonical form.
 
     Raises:
         ValueError: unknown model or encoding, or a count encoding without exactly two bins.
     """
 
-    def __init__(self, config: ModelConfig = ModelConfig()) -> None:  # noqa: B008 (immutable)
+    def __init__(
+        self,
+        config: ModelConfig = ModelConfig(),  # noqa: B008 (immutable)
+        *,
+        batch_norm: bool = False,
+    ) -> None:
         super().__init__()
         if config.model not in TOPOLOGIES:
             raise ValueError(f"unknown model {config.model!r}; one of {', '.join(TOPOLOGIES)}")
@@ -93,6 +100,7 @@ class SpikingFireNet(nn.Module):
                 config.kernel_size,
                 recurrent=recurrent,
                 reset=config.reset,
+                batch_norm=batch_norm,
             )
             fan_in = config.channels
         self.pred = nn.Conv2d(config.channels, 2, 1)
@@ -102,6 +110,13 @@ class SpikingFireNet(nn.Module):
     def named_layers(self) -> list[tuple[str, ConvLIF]]:
         """The spiking layers in order."""
         return [(name, layer) for name, layer in self.layers.items() if isinstance(layer, ConvLIF)]
+
+    def folded(self) -> SpikingFireNet:
+        """A copy in canonical form: every batch norm folded into weights and bias."""
+        copied = copy.deepcopy(self)
+        for _, layer in copied.named_layers():
+            layer.fold_norm()
+        return copied
 
     def step(
         self, events: Tensor, states: dict[str, LIFState] | None = None

@@ -32,6 +32,9 @@ from runtime.parity import positive
 from runtime.runner import Runner
 from runtime.sequence import Drive, StepRecord, drive
 from runtime.session import StatefulSession, Stream
+from runtime.warping import EVENTS_PER_VALUE
+
+_WIDTH = 140
 
 Observer = Callable[[StepRecord], None]
 
@@ -41,7 +44,7 @@ class NetworkResult:
     """What one network did over a recording.
 
     score: errors of the scored windows. fired, neurons: spikes and chances to spike by layer, over
-    all windows. fwl: flow warp loss per window. times, aee: per scored frame, the end of its
+    all windows. fwl: values of the flow warp loss. times, aee: per scored frame, the end of its
     window in seconds and its AEE in pixels.
     """
 
@@ -132,6 +135,7 @@ class Evaluation:
             "mode": self.plan.mode,
             "window": self.plan.window,
             "warmup": self.plan.warmup,
+            "fwl_events": self.plan.fwl_events,
             "windows": self.windows,
             "events": self.events,
             "events_per_pixel": self.events_per_pixel,
@@ -181,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         window=arguments.window,
         warmup=arguments.warmup,
         limit=arguments.limit,
-        fwl=arguments.fwl or not arguments.mode.startswith("gtflow"),
+        fwl_events=_fwl_events(arguments),
     )
     with open_events(arguments.data) as file:
         runners = {
@@ -197,8 +201,22 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json is not None:
         with atomic_path(arguments.json) as path:
             path.write_text(json.dumps(output, indent=2, allow_nan=False) + "\n")
-    print_tables(result, Console())
+    print_tables(result, table_console())
     return 0
+
+
+def _fwl_events(arguments: argparse.Namespace) -> int | None:
+    """Events per value of the flow warp loss; recordings without ground truth always get one."""
+    if arguments.fwl is None and not arguments.mode.startswith("gtflow"):
+        return EVENTS_PER_VALUE
+    events: int | None = arguments.fwl
+    return events
+
+
+def table_console() -> Console:
+    """Standard output for tables; wide enough for them where it is no terminal."""
+    out = Console()
+    return out if out.is_terminal else Console(width=_WIDTH)
 
 
 def _names(loaded: list[LoadedModel]) -> list[str]:
@@ -237,9 +255,9 @@ def print_tables(result: Evaluation, out: Console) -> None:
 def _score_table(result: Evaluation) -> Table:
     frames = max(len(network.score.frames) for network in result.networks.values())
     table = Table(title=f"errors on {frames} scored frames, every pixel weighing the same")
-    table.add_column("prediction")
+    table.add_column("prediction", overflow="fold")
     for heading in ("AEE px", "AEE by frames", "outliers", "AAE deg", "NEE", "spikes", "FWL"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, network in result.networks.items():
         pixels, frame_means = network.score.by_pixels(), network.score.by_frames()
         table.add_row(
@@ -303,7 +321,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="run at most N windows")
     parser.add_argument("--threads", type=positive, default=1, metavar="N")
-    parser.add_argument("--fwl", action="store_true", help="flow warp loss (always without truth)")
+    parser.add_argument(
+        "--fwl",
+        type=positive,
+        nargs="?",
+        const=EVENTS_PER_VALUE,
+        metavar="N",
+        help="flow warp loss over windows that hold N events together (default: "
+        f"{EVENTS_PER_VALUE}; always on where the mode has no ground truth)",
+    )
     parser.add_argument("--no-library", action="store_true", help="do not use the op library")
     parser.add_argument("--json", type=Path, metavar="F", help="write the result there")
     return parser

@@ -131,10 +131,12 @@ def diagnostic_copy(model: ModelProto, artifact: Artifact) -> tuple[ModelProto, 
         for node in model.graph.node
         if (op := spiking_op(node)) is not None
     }
+    shapes = {state.layer: state.shape for state in artifact.states if state.role == "mem"}
     present = {output.name for output in copy.graph.output}
-    for name in names.values():
+    for layer, name in names.items():
         if name not in present:
-            copy.graph.output.append(helper.make_tensor_value_info(name, types[name], None))
+            value = helper.make_tensor_value_info(name, types[name], shapes[layer])
+            copy.graph.output.append(value)
     return copy, names
 
 

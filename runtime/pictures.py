@@ -1,9 +1,9 @@
 """Pictures of events, flow and errors.
 
 Arrays to RGB arrays need NumPy only; ``strip``, which writes a labelled PNG, needs matplotlib
-(extra ``report``). Flow is drawn on the colour wheel of the Middlebury benchmark (Baker et al., IJCV
-2011): hue is direction, saturation is length, white is no motion. The length at full saturation is
-the caller's, so that pictures can be compared.
+(extra ``report``). Flow is drawn on the colour wheel of the Middlebury benchmark (Baker et al.,
+IJCV 2011): hue is direction, saturation is length, white is no motion. The length at full
+saturation is the caller's, so that pictures can be compared.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from calib_data.encodings import event_counts
 from calib_data.files import atomic_path
 from runtime.errors import PictureError
 from runtime.metrics import end_point_error, valid_ground_truth
+from runtime.sequence import StepRecord
 
 Flow = npt.NDArray[np.float32]
 Rgb = npt.NDArray[np.uint8]
@@ -157,6 +159,18 @@ class Frame:
         """Where an event fell and ground truth exists: bool [H, W]."""
         both: Mask = self.mask & valid_ground_truth(self.ground_truth)
         return both
+
+
+def frame_of(record: StepRecord) -> Frame | None:
+    """The frame of a driven window, None where it was not scored."""
+    window = record.window
+    flows = {name: step.pixels for name, step in record.networks.items()}
+    predictions = {name: flow for name, flow in flows.items() if flow is not None}
+    if window.flow is None or not predictions:
+        return None
+    height, width = window.flow.shape[1:]
+    counts = event_counts(window.events, (height, width))
+    return Frame(counts, window.flow, predictions, window.t_stop)
 
 
 def strip(

@@ -36,6 +36,8 @@ from runtime.evaluate import Evaluation
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_SHORT_JSON = 80
+_TEXT_CELL = ' class="text"'
 _DASH = "–"  # noqa: RUF001
 
 _STYLE = """
@@ -52,14 +54,15 @@ h1 { font-size:28px; line-height:1.2; margin:0 0 4px; letter-spacing:-.01em }
 h2 { font-size:18px; margin:44px 0 12px; padding-top:14px; border-top:1px solid var(--rule) }
 p { margin:8px 0 } .sub,.note,.none,figcaption { color:var(--soft) }
 table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
-th,td { padding:7px 10px; text-align:right; border-bottom:1px solid var(--rule);
-  white-space:nowrap }
-th { font-weight:600; color:var(--soft); font-size:13px; vertical-align:bottom }
+th,td { padding:7px 9px; text-align:right; border-bottom:1px solid var(--rule) }
+td { white-space:nowrap } td.text { white-space:normal }
+th { font-weight:600; color:var(--soft); font-size:13px; line-height:1.3; vertical-align:bottom }
 th:first-child,td:first-child,td.text,th.text { text-align:left }
 tr.dim td { color:var(--soft) }
 .wide { overflow-x:auto }
 code,pre { font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace }
-pre { background:var(--card); padding:12px 14px; border-radius:8px; overflow-x:auto; margin:6px 0 }
+pre { background:var(--card); padding:12px 14px; border-radius:8px; overflow:auto;
+  max-height:320px; margin:6px 0 }
 figure { margin:0; background:#fff; border:1px solid var(--rule); border-radius:8px;
   overflow:hidden }
 figure img { display:block; width:100%; height:auto }
@@ -74,17 +77,22 @@ details td { white-space:normal; text-align:left; vertical-align:top }
   vertical-align:-1px }
 """
 
-_ARTIFACT_COLUMNS = (
+Column = tuple[str, str, float | None, int]
+"""Heading, key, factor (None for text) and decimals."""
+
+_ARTIFACT_COLUMNS: tuple[Column, ...] = (
+    ("kind", "kind", None, 0),
     ("AEE px", "aee", 1.0, 3),
-    ("AEE px, by frames", "aee_frames", 1.0, 3),
+    ("AEE by frames", "aee_frames", 1.0, 3),
     ("outliers %", "outliers", 100.0, 1),
     ("AAE °", "aae", 1.0, 1),
     ("spikes %", "spike_rate", 100.0, 2),
     ("size kB", "bytes", 1e-3, 0),
     ("ms per step", "latency_ms", 1.0, 2),
     ("times faster", "times_faster", 1.0, 2),
+    ("parity", "parity", None, 0),
 )
-_LATENCY_COLUMNS = (
+_LATENCY_COLUMNS: tuple[Column, ...] = (
     ("p5 ms", "p5_ms", 1.0, 2),
     ("p50 ms", "p50_ms", 1.0, 2),
     ("p95 ms", "p95_ms", 1.0, 2),
@@ -171,30 +179,26 @@ def _artifacts(artifacts: Sequence[Mapping[str, Any]], yardsticks: Mapping[str, 
         {"name": label, "aee": yardsticks[key], "dim": True}
         for label, key in (
             ("predicting zero", "zero_aee"),
-            ("predicting each frame's mean true flow", "mean_aee"),
+            ("predicting the mean true flow", "mean_aee"),
         )
         if yardsticks.get(key) is not None
     ]
-    texts = [("kind", "kind"), ("parity", "parity")]
-    used = [t for t in texts if any(row.get(t[1]) is not None for row in rows)]
     columns = [c for c in _ARTIFACT_COLUMNS if any(row.get(c[1]) is not None for row in rows)]
-    return _section("Artifacts", _table([*rows, *marks], columns, used))
+    return _section("Artifacts", _table([*rows, *marks], columns))
 
 
-def _table(
-    rows: Sequence[Mapping[str, Any]],
-    columns: Sequence[tuple[str, str, float, int]],
-    texts: Sequence[tuple[str, str]] = (),
-) -> str:
-    head = '<th class="text"></th>'
-    head += "".join(f'<th class="text">{escape(label)}</th>' for label, _ in texts)
-    head += "".join(f"<th>{escape(label)}</th>" for label, *_ in columns)
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
+    head = "<th></th>" + "".join(
+        f"<th{_TEXT_CELL if scale is None else ''}>{escape(label)}</th>"
+        for label, _, scale, _ in columns
+    )
     body = []
     for row in rows:
-        cells = f"<td>{escape(str(row.get('name', '')))}</td>"
-        cells += "".join(f'<td class="text">{_text(row.get(key))}</td>' for _, key in texts)
-        cells += "".join(
-            f"<td>{_number(row.get(key), scale, digits)}</td>" for _, key, scale, digits in columns
+        cells = f"<td>{escape(str(row.get('name', '')))}</td>" + "".join(
+            f"<td{_TEXT_CELL}>{'' if row.get('dim') else _text(row.get(key))}</td>"
+            if scale is None
+            else f"<td>{_number(row.get(key), scale, digits)}</td>"
+            for _, key, scale, digits in columns
         )
         style = ' class="dim"' if row.get("dim") else ""
         body.append(f"<tr{style}>{cells}</tr>")
@@ -240,6 +244,13 @@ def _metadata(metadata: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, dict | list | tuple):
-        return f"<pre>{escape(json.dumps(value, indent=1, default=str))}</pre>"
-    return _text(value)
+    if not isinstance(value, dict | list | tuple):
+        return _text(value)
+    text = json.dumps(value, default=str)
+    if len(text) <= _SHORT_JSON:
+        return f"<code>{escape(text)}</code>"
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(str(k))}: {json.dumps(v, default=str)}" for k, v in value.items()]
+    else:
+        lines = [json.dumps(item, default=str) for item in value]
+    return f"<pre>{escape(chr(10).join(lines))}</pre>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ from runtime.metrics import (
     scoring_mask,
 )
 from runtime.runner import Runner, encode
-from runtime.warping import flow_warp_loss
+from runtime.warping import WarpMeter
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,8 @@ class NetworkStep:
     score: errors against ground truth, None where the window is not scored.
     fired, neurons: how many neurons fired, and how many there are, by layer; empty unless the
         runner is diagnostic.
-    fwl: flow warp loss, None unless asked for or undefined.
+    fwl: flow warp loss of the windows up to this one, where enough events have gathered again for
+        a value; None otherwise.
     """
 
     flow: Flow
@@ -58,7 +58,8 @@ class Drive:
     """Which windows to run and which of them to score.
 
     mode, window: as in ``calib_data.windows``. warmup: windows at the start that are run but not
-    scored, while states fill. limit: most windows to run. fwl: whether to compute it.
+    scored, while states fill. limit: most windows to run. fwl_events: events that one value of the
+    flow warp loss spans; None leaves it out.
 
     Scored are the windows that end a ground-truth interval, after the warm-up, with a positive
     duration of both the interval and the events. Event masks are those of the scored window.
@@ -68,7 +69,7 @@ class Drive:
     window: float = 1.0
     warmup: int = 0
     limit: int | None = None
-    fwl: bool = False
+    fwl_events: int | None = None
 
     def check(self) -> None:
         """Raise EvaluationError for a negative count."""
@@ -76,6 +77,8 @@ class Drive:
             raise EvaluationError(f"warmup = {self.warmup}: expected 0 or more windows")
         if self.limit is not None and self.limit < 1:
             raise EvaluationError(f"limit = {self.limit}: expected at least one window")
+        if self.fwl_events is not None and self.fwl_events < 1:
+            raise EvaluationError(f"fwl_events = {self.fwl_events}: expected at least one event")
 
     def count(self, file: EventSource) -> int:
         """How many windows of the file will be run."""
@@ -117,17 +120,16 @@ def drive(file: EventSource, runners: Mapping[str, Runner], plan: Drive) -> Iter
     for runner in runners.values():
         check_resolution(runner, file)
         runner.reset()
-    for number, window in enumerate(
-        iterate_windows(file, plan.mode, plan.window, limit=plan.limit)
-    ):
-        mask = _mask(window, file.resolution) if number >= plan.warmup else None
-        yield StepRecord(
-            window,
-            {
-                name: _run(runner, window, mask, file.resolution, plan.fwl)
-                for name, runner in runners.items()
-            },
-        )
+    meters = {name: WarpMeter(plan.fwl_events) for name in runners if plan.fwl_events}
+    windows = iterate_windows(file, plan.mode, plan.window, limit=plan.limit)
+    for number, window in enumerate(windows):
+        scored = number >= plan.warmup
+        mask = _mask(window, file.resolution) if scored else None
+        steps = {}
+        for name, runner in runners.items():
+            meter = meters.get(name) if scored else None
+            steps[name] = _run(runner, window, mask, file.resolution, meter)
+        yield StepRecord(window, steps)
 
 
 def _mask(window: Window, resolution: tuple[int, int]) -> Mask | None:
@@ -139,7 +141,11 @@ def _mask(window: Window, resolution: tuple[int, int]) -> Mask | None:
 
 
 def _run(
-    runner: Runner, window: Window, mask: Mask | None, resolution: tuple[int, int], fwl: bool
+    runner: Runner,
+    window: Window,
+    mask: Mask | None,
+    resolution: tuple[int, int],
+    meter: WarpMeter | None,
 ) -> NetworkStep:
     artifact = runner.artifact
     flow: Flow = np.ascontiguousarray(runner.step(encode(artifact, window.events, resolution))[0])
@@ -147,7 +153,9 @@ def _run(
     if mask is not None and window.flow is not None:
         pixels = flow_in_pixels(flow, artifact.flow_scaling, window.dt_gt, window.dt_input)
         score = score_frame(pixels, window.flow, mask)
-    warp = flow_warp_loss(window.events, flow * np.float32(artifact.flow_scaling)) if fwl else None
+    fwl = None
+    if meter is not None:
+        fwl = meter.add(window.events, flow * np.float32(artifact.flow_scaling))
     spikes = runner.spikes()
     return NetworkStep(
         flow=flow,
@@ -155,5 +163,5 @@ def _run(
         score=score,
         fired={layer: int(np.count_nonzero(array)) for layer, array in spikes.items()},
         neurons={layer: array.size for layer, array in spikes.items()},
-        fwl=None if warp is None or math.isnan(warp) else warp,
+        fwl=fwl,
     )

@@ -1,7 +1,8 @@
 """Quality of flow without ground truth: how sharply it lets events pile up.
 
-Events are moved along the flow to the end of their window and counted. Right flow brings the events
-of one edge onto one line, so the image becomes sharper.
+The events of one or several consecutive windows are moved along the flow to the end of the last
+window and counted. Right flow brings the events of one edge onto one line, so the image becomes
+sharper.
 
 * Flow warp loss (FWL, Stoffregen et al., ECCV 2020): variance of the image of warped events over
   that of the events where they fell. 1 for zero flow; above 1 is better.
@@ -9,13 +10,16 @@ of one edge onto one line, so the image becomes sharper.
   and divided by the number of active pixels, warped over unwarped. 1 for zero flow; below 1 is
   better.
 
-Warped positions are rounded to the nearest pixel, as in the event_flow code; events that leave the
-image are dropped from the warped image and kept in the other.
+Both grow with the time they span, so values compare only at equal numbers of events; event_flow
+takes windows until they hold 15000 events. As there, an event moves by the flow of its own window
+at its own pixel, warped positions are rounded to the nearest pixel, and events that leave the image
+are dropped from the warped image and kept in the other.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,65 +28,97 @@ from calib_data.events import Events
 
 Flow = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.int64]
+Times = npt.NDArray[np.float64]
+Warp = tuple[Events, Flow]
+"""A window's events and its flow: float32 [2, H, W], pixels per window, x right and y down."""
+
+EVENTS_PER_VALUE = 15_000
 
 
-def warp_to_end(events: Events, flow: Flow) -> tuple[Pixels, npt.NDArray[np.bool_]]:
-    """Move events along the flow to the end of their window.
+class WarpMeter:
+    """Collects consecutive windows and gives a flow warp loss whenever they hold enough events."""
 
-    Args:
-        events: one window.
-        flow: float32 [2, H, W], pixels per window, x right and y down.
+    def __init__(self, events_per_value: int = EVENTS_PER_VALUE) -> None:
+        """``events_per_value``: events, at least, that one value spans."""
+        self._wanted = events_per_value
+        self._windows: list[Warp] = []
+        self._held = 0
+
+    def add(self, events: Events, flow: Flow) -> float | None:
+        """Take a window; returns the FWL once enough events are held, and starts over."""
+        self._windows.append((events, flow))
+        self._held += len(events)
+        if self._held < self._wanted:
+            return None
+        value = flow_warp_loss(self._windows)
+        self._windows, self._held = [], 0
+        return None if math.isnan(value) else value
+
+
+def warp_to_end(windows: Sequence[Warp]) -> tuple[Pixels, npt.NDArray[np.bool_]]:
+    """Move events along the flow to the end of the last window.
 
     Returns:
-        int64 [N] row-major pixel number of each event (meaningless outside the image), and bool
-        [N], whether it is inside.
+        int64 [N] row-major pixel number of each event of all windows in order (meaningless outside
+        the image), and bool [N], whether it is inside.
     """
-    height, width = flow.shape[1:]
-    span = float(events.ts[-1] - events.ts[0]) if len(events) else 0.0
-    left = (events.ts[-1] - events.ts) / span if span > 0 else np.zeros(len(events))
-    xs = np.rint(events.xs + left * flow[0, events.ys, events.xs]).astype(np.int64)
-    ys = np.rint(events.ys + left * flow[1, events.ys, events.xs]).astype(np.int64)
-    inside = (xs >= 0) & (xs < width) & (ys >= 0) & (ys < height)
-    return ys * width + xs, inside
+    pixels, insides = [], []
+    for number, (events, flow) in enumerate(windows):
+        height, width = flow.shape[1:]
+        left = len(windows) - number - _times(events)
+        xs = np.rint(events.xs + left * flow[0, events.ys, events.xs]).astype(np.int64)
+        ys = np.rint(events.ys + left * flow[1, events.ys, events.xs]).astype(np.int64)
+        pixels.append(ys * width + xs)
+        insides.append((xs >= 0) & (xs < width) & (ys >= 0) & (ys < height))
+    return np.concatenate(pixels), np.concatenate(insides)
 
 
-def flow_warp_loss(events: Events, flow: Flow) -> float:
-    """FWL of one window, see the module's text; NaN where the unwarped image has no variance.
+def flow_warp_loss(windows: Sequence[Warp]) -> float:
+    """FWL of consecutive windows; NaN where the unwarped image has no variance.
 
-    ``flow`` is float32 [2, H, W] in pixels per window (network output times flow_scaling).
+    Flow is in pixels per window: the network's output times flow_scaling.
     """
-    pixels, inside = warp_to_end(events, flow)
-    size = flow.shape[1] * flow.shape[2]
+    pixels, inside = warp_to_end(windows)
+    size = windows[0][1][0].size
     warped = np.bincount(pixels[inside], minlength=size)
-    unwarped = np.bincount(events.ys.astype(np.int64) * flow.shape[2] + events.xs, minlength=size)
-    variance = float(unwarped.var())
+    variance = float(np.bincount(_unwarped(windows), minlength=size).var())
     return float(warped.var()) / variance if variance > 0 else math.nan
 
 
-def rsat(events: Events, flow: Flow) -> float:
-    """RSAT of one window, see the module's text; NaN for a window without events or duration.
+def rsat(windows: Sequence[Warp]) -> float:
+    """RSAT of consecutive windows; NaN without events or where every time stamp is 0."""
+    times = np.concatenate([number + _times(events) for number, (events, _) in enumerate(windows)])
+    positive = np.concatenate([events.ps > 0 for events, _ in windows])
+    size = windows[0][1][0].size
+    pixels, inside = warp_to_end(windows)
+    everywhere = np.ones(len(times), np.bool_)
+    before = _squared_times(_unwarped(windows), everywhere, times, positive, size)
+    after = _squared_times(pixels, inside, times, positive, size)
+    return after / before if before > 0 else math.nan
 
-    ``flow`` is float32 [2, H, W] in pixels per window.
-    """
+
+def _times(events: Events) -> Times:
+    """Times scaled to 0..1 within the window; all 0 where they do not differ."""
     span = float(events.ts[-1] - events.ts[0]) if len(events) else 0.0
-    if span <= 0:
-        return math.nan
-    pixels, inside = warp_to_end(events, flow)
-    still = events.ys.astype(np.int64) * flow.shape[2] + events.xs
-    everywhere = np.ones(len(events), np.bool_)
-    before = _squared_times(events, still, everywhere, flow)
-    return _squared_times(events, pixels, inside, flow) / before if before > 0 else math.nan
+    return (events.ts - events.ts[0]) / span if span > 0 else np.zeros(len(events))
+
+
+def _unwarped(windows: Sequence[Warp]) -> Pixels:
+    width = windows[0][1].shape[2]
+    return np.concatenate([events.ys.astype(np.int64) * width + events.xs for events, _ in windows])
 
 
 def _squared_times(
-    events: Events, pixels: Pixels, inside: npt.NDArray[np.bool_], flow: Flow
+    pixels: Pixels,
+    inside: npt.NDArray[np.bool_],
+    times: Times,
+    positive: npt.NDArray[np.bool_],
+    size: int,
 ) -> float:
     """Sum of squared average time stamps of both polarities, per active pixel."""
-    size = flow.shape[1] * flow.shape[2]
-    times = (events.ts - events.ts[0]) / (events.ts[-1] - events.ts[0])
     active, total = np.zeros(size, np.bool_), 0.0
-    for sign in (1, -1):
-        chosen = inside & (events.ps == sign)
+    for of_polarity in (positive, ~positive):
+        chosen = inside & of_polarity
         counts = np.bincount(pixels[chosen], minlength=size)
         sums = np.bincount(pixels[chosen], weights=times[chosen], minlength=size)
         total += float(np.square(sums[counts > 0] / counts[counts > 0]).sum())

@@ -26,33 +26,37 @@ class ModelSection(_Section):
     name: str = "LIFFireNet"
     base_num_channels: PositiveInt = 32
     kernel_size: PositiveInt = 3
+    batch_norm: bool = True
 
 
 class DataSection(_Section):
     """Synthetic scenes; a window is one ground-truth interval (mode gtflow_dt1)."""
 
-    train_scenes: PositiveInt = 60
+    train_scenes: PositiveInt = 150
     validation_scenes: PositiveInt = 6
     duration: PositiveFloat = 2.0
     resolution: tuple[PositiveInt, PositiveInt] = (128, 128)
     seed: int = Field(default=0, ge=0)
-    crop: PositiveInt = 64
+    crop: PositiveInt = 32
     cache: Path = Path("build/scenes")
 
 
 class LossSection(_Section):
-    """Endpoint error where events are, and with a small weight everywhere else."""
+    """Relative endpoint error where events are, and with a small weight everywhere else."""
 
-    window_loss: PositiveInt = 10
+    window_loss: PositiveInt = 5
     quiet_pixel_weight: float = Field(default=0.1, ge=0)
     clip_grad: PositiveFloat = 1.0
 
 
 class OptimizerSection(_Section):
-    """AdamW with a linear warm-up and a cosine decay to a hundredth of the rate."""
+    """Adam with a linear warm-up and a cosine decay to a hundredth of the rate.
 
-    lr: PositiveFloat = 1e-3
-    weight_decay: float = Field(default=1e-4, ge=0)
+    The flow head's rate is divided by the network's flow scaling, so that one update moves its
+    output, in pixels, about as far as it moves any other layer's.
+    """
+
+    lr: PositiveFloat = 2e-3
     warmup_updates: int = Field(default=50, ge=0)
 
 
@@ -63,7 +67,7 @@ class TrainingConfig(_Section):
     data: DataSection = DataSection()
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
-    batch_size: PositiveInt = 8
+    batch_size: PositiveInt = 32
     updates: PositiveInt = 2000
     seed: int = Field(default=0, ge=0)
     validate_every: PositiveInt = 200

@@ -51,12 +51,16 @@ class Trainer:
                 model=section.name,
                 channels=section.base_num_channels,
                 kernel_size=section.kernel_size,
-            )
+            ),
+            batch_norm=section.batch_norm,
         )
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+        head_lr = config.optimizer.lr / self.model.config.flow_scaling
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": self.model.layers.parameters()},
+                {"params": self.model.pred.parameters(), "lr": head_lr},
+            ],
             lr=config.optimizer.lr,
-            weight_decay=config.optimizer.weight_decay,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.sampler = SlotSampler(
@@ -73,7 +77,7 @@ class Trainer:
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def train_update(self) -> float:
-        """One chunk forward and back through time; returns the loss in pixels."""
+        """One chunk forward and back through time; returns the loss."""
         counts, target, fresh = self.sampler.next_chunk()
         self._reset_slots(fresh)
         loss = torch.zeros(())
@@ -113,7 +117,7 @@ class Trainer:
         mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         if mean["aee"] < self.best:
             self.best = mean["aee"]
-            save_checkpoint(self.model, self.folder / "best.safetensors")
+            save_checkpoint(self.model.folded(), self.folder / "best.safetensors")
         return mean
 
     def log(self, record: dict[str, Any]) -> None:

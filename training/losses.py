@@ -9,7 +9,9 @@ from torch import Tensor
 def endpoint_error_loss(
     flow: Tensor, target: Tensor, counts: Tensor, quiet_pixel_weight: float
 ) -> Tensor:
-    """Mean endpoint error, weighted by where events are.
+    """Mean relative endpoint error ``|F - G| / (|G| + 1)``, weighted by where events are.
+
+    Relative, so that slow scenes count beside fast ones.
 
     Args:
         flow: float32 [N, 2, H, W], predicted, pixels per window.
@@ -18,9 +20,10 @@ def endpoint_error_loss(
         quiet_pixel_weight: weight of a pixel without events; one with events has weight 1.
 
     Returns:
-        scalar, in pixels.
+        scalar.
     """
     # The small constant keeps the root's gradient finite where prediction meets target.
     error = torch.sqrt(((flow - target) ** 2).sum(1) + 1e-6)
+    error = error / (torch.linalg.vector_norm(target, dim=1) + 1)
     weight = torch.where(counts.sum(1) > 0, 1.0, quiet_pixel_weight)
     return (error * weight).sum() / weight.sum().clamp_min(1e-6)

@@ -7,14 +7,13 @@
 #include "kernels/qlif/qlif_contract.h"
 #include "lif_op/target.h"
 
-// Picks by target; on other processors than x86 only the scalar kernels are compiled.
+// The function of that name of a target, as a pointer of type `Type`. On other processors than x86
+// only the scalar kernels are compiled.
 #ifdef LIF_OP_X86
-#define LIF_OP_PICK(target, function)                     \
-  ((target) == Target::kAvx512Vnni ? avx512vnni::function \
-   : (target) == Target::kAvx2     ? avx2::function       \
-                                   : scalar::function)
+#define LIF_OP_PICK(Type, target, name) \
+  Pick<Type>(target, {scalar::name, avx2::name, avx512vnni::name})
 #else
-#define LIF_OP_PICK(target, function) (static_cast<void>(target), scalar::function)
+#define LIF_OP_PICK(Type, target, name) Pick<Type>(target, {scalar::name, nullptr, nullptr})
 #endif
 
 namespace lif_op {
@@ -37,6 +36,25 @@ bool IsSupported(Target target) {
 #endif
     default:
       return false;
+  }
+}
+
+template <class Function>
+struct ByTarget {
+  Function reference;
+  Function narrow;
+  Function wide;
+};
+
+template <class Function>
+Function Pick(Target target, const ByTarget<Function>& functions) {
+  switch (target) {
+    case Target::kAvx2:
+      return functions.narrow;
+    case Target::kAvx512Vnni:
+      return functions.wide;
+    default:
+      return functions.reference;
   }
 }
 
@@ -91,27 +109,21 @@ Target ActiveTarget() {
   }
 }
 
-LifFunction LifFor(Target target) { return LIF_OP_PICK(target, Lif); }
+LifFunction LifFor(Target target) { return LIF_OP_PICK(LifFunction, target, Lif); }
 
-LifFunction ForeignLifFor(Target target) { return LIF_OP_PICK(target, ForeignLif); }
+LifFunction ForeignLifFor(Target target) { return LIF_OP_PICK(LifFunction, target, ForeignLif); }
 
 template <class Mem>
 QlifFunction<Mem> QlifFor(Target target) {
-  const QlifFunction<Mem> reference = scalar::Qlif;
-#ifdef LIF_OP_X86
-  const QlifFunction<Mem> narrow = avx2::Qlif;
-  const QlifFunction<Mem> wide = avx512vnni::Qlif;
-  if (target == Target::kAvx2) return narrow;
-  if (target == Target::kAvx512Vnni) return wide;
-#else
-  static_cast<void>(target);
-#endif
-  return reference;
+  return LIF_OP_PICK(QlifFunction<Mem>, target, Qlif);
 }
 
 template QlifFunction<std::int16_t> QlifFor(Target target);
 template QlifFunction<std::int8_t> QlifFor(Target target);
 
-const QconvKernel& QconvFor(Target target) { return LIF_OP_PICK(target, kQconv); }
+const QconvKernel& QconvFor(Target target) {
+  using Getter = const QconvKernel& (*)();
+  return LIF_OP_PICK(Getter, target, Qconv)();
+}
 
 }  // namespace lif_op

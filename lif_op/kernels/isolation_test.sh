@@ -3,7 +3,7 @@
 #
 # Checks that what is compiled for an instruction set stays apart: its object files may export their
 # own kernels and nothing else. A weak symbol in one of them (an inline function or a template of a
-# header) could replace the copy that all other code uses, and end in an illegal instruction on a CPU
+# header) could replace the copy all other code uses, and end in an illegal instruction on a CPU
 # without that instruction set.
 set -eu
 checked=0

@@ -50,17 +50,18 @@ struct Compare<R (*)(A...), S (*)(B...)> {
 template <class R, class... A, class S, class... B>
 struct Compare<R (*)(A...), S (*)(B...) noexcept> : Compare<R (*)(A...), S (*)(B...)> {};
 
+template <class Ours, class Theirs>
+constexpr bool kAgree = Compare<Ours, Theirs>::kSame;
+
 #define CHECK_SLOT(slot, name, result, parameters)                                   \
   static_assert(offsetof(OrtApi, name) == (slot) * sizeof(void*), "slot of " #name); \
-  static_assert(Compare<decltype(Api::name), decltype(OrtApi::name)>::kSame,         \
-                "signature "                                                         \
-                "of " #name);
+  static_assert(kAgree<decltype(Api::name), decltype(OrtApi::name)>, "signature of " #name);
 LIF_OP_ORT_SLOTS(CHECK_SLOT)
 #undef CHECK_SLOT
 
 #define CHECK_CALLBACK(name)                                                                 \
   static_assert(offsetof(OrtCustomOp, name) == offsetof(CustomOp, name), "place of " #name); \
-  static_assert(Compare<decltype(CustomOp::name), decltype(OrtCustomOp::name)>::kSame,       \
+  static_assert(kAgree<decltype(CustomOp::name), decltype(OrtCustomOp::name)>,               \
                 "signature of " #name);
 LIF_OP_ORT_CALLBACKS(CHECK_CALLBACK)
 #undef CHECK_CALLBACK
@@ -72,9 +73,8 @@ static_assert(sizeof(OrtCustomOp) == sizeof(CustomOp));
 static_assert(offsetof(OrtApiBase, GetApi) == offsetof(ApiBase, GetApi));
 static_assert(offsetof(OrtApiBase, GetVersionString) == offsetof(ApiBase, GetVersionString));
 static_assert(sizeof(OrtApiBase) == sizeof(ApiBase));
-static_assert(Compare<decltype(ApiBase::GetApi), decltype(OrtApiBase::GetApi)>::kSame);
-static_assert(
-    Compare<decltype(ApiBase::GetVersionString), decltype(OrtApiBase::GetVersionString)>::kSame);
+static_assert(kAgree<decltype(ApiBase::GetApi), decltype(OrtApiBase::GetApi)>);
+static_assert(kAgree<decltype(ApiBase::GetVersionString), decltype(OrtApiBase::GetVersionString)>);
 
 #define CHECK_VALUE(ours, theirs) static_assert(static_cast<int>(ours) == (theirs), #theirs)
 CHECK_VALUE(ElementType::kFloat, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);

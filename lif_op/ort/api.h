@@ -120,15 +120,33 @@ struct CustomOp {
 };
 
 // X(callback): every member of CustomOp, for abi_check.cc.
-#define LIF_OP_ORT_CALLBACKS(X)                                                                  \
-  X(CreateKernel)                                                                                \
-  X(GetName)                                                                                     \
-  X(GetExecutionProviderType) X(GetInputType) X(GetInputTypeCount) X(GetOutputType)              \
-      X(GetOutputTypeCount) X(KernelCompute) X(KernelDestroy) X(GetInputCharacteristic)          \
-          X(GetOutputCharacteristic) X(GetInputMemoryType) X(GetVariadicInputMinArity)           \
-              X(GetVariadicInputHomogeneity) X(GetVariadicOutputMinArity)                        \
-                  X(GetVariadicOutputHomogeneity) X(CreateKernelV2) X(KernelComputeV2)           \
-                      X(InferOutputShapeFn) X(GetStartVersion) X(GetEndVersion) X(GetMayInplace) \
-                          X(ReleaseMayInplace) X(GetAliasMap) X(ReleaseAliasMap)
+// clang-format off
+#define LIF_OP_ORT_CALLBACKS(X) \
+  X(CreateKernel) \
+  X(GetName) \
+  X(GetExecutionProviderType) \
+  X(GetInputType) \
+  X(GetInputTypeCount) \
+  X(GetOutputType) \
+  X(GetOutputTypeCount) \
+  X(KernelCompute) \
+  X(KernelDestroy) \
+  X(GetInputCharacteristic) \
+  X(GetOutputCharacteristic) \
+  X(GetInputMemoryType) \
+  X(GetVariadicInputMinArity) \
+  X(GetVariadicInputHomogeneity) \
+  X(GetVariadicOutputMinArity) \
+  X(GetVariadicOutputHomogeneity) \
+  X(CreateKernelV2) \
+  X(KernelComputeV2) \
+  X(InferOutputShapeFn) \
+  X(GetStartVersion) \
+  X(GetEndVersion) \
+  X(GetMayInplace) \
+  X(ReleaseMayInplace) \
+  X(GetAliasMap) \
+  X(ReleaseAliasMap)
+// clang-format on
 
 }  // namespace lif_op::ort

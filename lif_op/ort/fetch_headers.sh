@@ -4,9 +4,9 @@
 # usage: fetch_headers.sh DEST
 #
 # Puts onnxruntime_c_api.h and its companions into DEST and prints DEST. They come from Debian's
-# package libonnxruntime-dev, through the mirror this machine's apt is set up with, whatever form its
-# sources are written in. Nothing of that set-up is changed: lists, cache and source of the
-# download live in a temporary folder. Root is not needed.
+# package libonnxruntime-dev, through the mirror that this machine's apt is set up with, whatever
+# form its sources are written in. Nothing of that set-up is changed: lists, cache and source of
+# the download live in a temporary folder. Root is not needed.
 set -eu
 
 suite=trixie

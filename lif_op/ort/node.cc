@@ -1,6 +1,7 @@
 #include "ort/node.h"
 
 #include <exception>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <vector>

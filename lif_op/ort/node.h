@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 
 #include "lif_op/check.h"
@@ -23,14 +22,10 @@ inline void Check(Status* status) {
   if (status != nullptr) throw StatusError{status};
 }
 
-// Runs `body` at the border to the runtime. Nothing it throws gets past: errors become statuses,
-// their messages prefixed with the op they come from.
-template <class Body>
-Status* Guard(const Api& api, const char* op, Body body) noexcept;
-
-// Status of the exception that is being handled.
+// Status of the exception that is being handled, its message prefixed with the op it comes from.
 Status* CurrentExceptionStatus(const Api& api, const char* op) noexcept;
 
+// Runs `body` at the border to the runtime. Nothing it throws gets past: errors become statuses.
 template <class Body>
 Status* Guard(const Api& api, const char* op, Body body) noexcept {
   try {
@@ -132,8 +127,8 @@ void NodeRun::ParallelFor(std::int64_t count, std::int64_t grain, const Work& wo
 
 // Types and shapes of outputs, before anything runs.
 //
-// The runtime asks one overload of an op for all of them, so nothing here may depend on the types of
-// the overload.
+// The runtime asks one overload of an op for all of them, so nothing here may depend on the types
+// of the overload.
 class ShapeInference {
  public:
   ShapeInference(const Api& api, ShapeInferContext* context) : api_(api), context_(context) {}

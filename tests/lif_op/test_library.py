@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import onnxruntime
+import op_models
 import pytest
 
 import lif_op
@@ -16,6 +18,20 @@ def test_the_library_lies_next_to_the_compiled_module() -> None:
     assert path.is_file()
     assert path.suffix == ".so"
     assert list(path.parent.glob("_core.*.so"))
+
+
+def test_the_library_shows_its_entry_point_and_nothing_else() -> None:
+    command = ["nm", "--dynamic", "--defined-only", str(lif_op.library_path())]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[-1] for line in listed.splitlines()] == ["RegisterCustomOps"]
+
+
+def test_the_library_links_no_runtime() -> None:
+    command = ["readelf", "--dynamic", str(lif_op.library_path())]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    needed = [line for line in listed.splitlines() if "(NEEDED)" in line]
+    assert needed
+    assert not [line for line in needed if "onnxruntime" in line]
 
 
 def test_targets() -> None:
@@ -49,8 +65,6 @@ def test_a_wrong_target_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) 
 def test_a_target_forced_after_registration_is_checked_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import op_models
-
     inputs = op_models.lif_inputs(1, (1, 2, 3, 3))
     model = op_models.single_node("LIF", inputs, {"spike": "f4", "mem_out": "f4"}, reset="zero")
     options = onnxruntime.SessionOptions()

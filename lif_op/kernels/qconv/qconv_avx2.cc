@@ -59,6 +59,6 @@ struct Isa {
 
 }  // namespace
 
-const QconvKernel kQconv = kVectorQconv<Isa>;
+const QconvKernel& Qconv() { return kVectorQconv<Isa>; }
 
 }  // namespace lif_op::avx2

@@ -63,6 +63,6 @@ struct Isa {
 
 }  // namespace
 
-const QconvKernel kQconv = kVectorQconv<Isa>;
+const QconvKernel& Qconv() { return kVectorQconv<Isa>; }
 
 }  // namespace lif_op::avx512vnni

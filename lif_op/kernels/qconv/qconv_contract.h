@@ -7,15 +7,15 @@
 namespace lif_op {
 
 namespace scalar {
-extern const QconvKernel kQconv;
+const QconvKernel& Qconv();
 }  // namespace scalar
 
 namespace avx2 {
-extern const QconvKernel kQconv;
+const QconvKernel& Qconv();
 }  // namespace avx2
 
 namespace avx512vnni {
-extern const QconvKernel kQconv;
+const QconvKernel& Qconv();
 }  // namespace avx512vnni
 
 }  // namespace lif_op

@@ -2,7 +2,6 @@
 // plain copy of the weight.
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "kernels/qconv/qconv_contract.h"
 
@@ -18,7 +17,7 @@ std::size_t WeightBytes(const QconvShape& shape) {
 }
 
 void PackWeight(const QconvShape& shape, const std::int8_t* weight, void* packed) {
-  std::memcpy(packed, weight, WeightBytes(shape));
+  std::copy_n(weight, WeightCount(shape), static_cast<std::int8_t*>(packed));
 }
 
 std::size_t ScratchBytes(const QconvShape&) { return 0; }
@@ -78,8 +77,11 @@ void Compute(const QconvArgs& args, Range rows) {
   }
 }
 
+constexpr QconvKernel kQconv = {WeightBytes, PackWeight, ScratchBytes,
+                                InputItems,  PackInput,  Compute};
+
 }  // namespace
 
-const QconvKernel kQconv = {WeightBytes, PackWeight, ScratchBytes, InputItems, PackInput, Compute};
+const QconvKernel& Qconv() { return kQconv; }
 
 }  // namespace lif_op::scalar

@@ -180,7 +180,7 @@ static void PackInput(const QconvArgs& args, Range items) {
 // A kernel row is one row of the kernel for one group; they are counted in the order of the
 // weights. The first kMaxSeenRows of them are looked at before a tile is computed, the rest is
 // taken as is.
-inline constexpr std::int64_t kMaxSeenRows = 256;
+static constexpr std::int64_t kMaxSeenRows = 256;
 
 struct KernelRow {
   std::int64_t index;
@@ -195,7 +195,7 @@ struct ActiveRows {
 };
 
 // Tiles of a row that are worked on together.
-inline constexpr std::int64_t kMaxTiles = 8;
+static constexpr std::int64_t kMaxTiles = 8;
 
 // Where one tile of outputs reads and writes.
 struct QconvTile {
@@ -238,58 +238,75 @@ static inline void FindActiveRows(const QconvShape& s, const QconvGeometry& g,
   }
 }
 
-// kBlock output channels of kVectors vectors of neighbouring outputs.
+// The sums of a tile: kBlock output channels of kVectors vectors of neighbouring outputs. They live
+// in registers, which takes constant indices: every loop over them has to be unrolled.
 template <class Isa, int kBlock, int kVectors>
-static inline void ComputeTile(const QconvShape& s, const QconvGeometry& g, const QconvTile& tile) {
-  typename Isa::Vector sums[kBlock][kVectors];
-#pragma GCC unroll 8
-  for (int b = 0; b < kBlock; ++b) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      sums[b][v] = Isa::Broadcast(static_cast<std::uint32_t>(tile.bias[b]));
-    }
-  }
-  const std::int64_t seen = tile.active->count;
-  const std::int64_t all = g.groups * s.kernel_height;
-  const std::int64_t unseen = all - Min(all, kMaxSeenRows);
-  for (std::int64_t i = 0; i < seen + unseen; ++i) {
-    KernelRow row;
-    if (i < seen) {
-      row = tile.active->rows[i];
-    } else {
-      row.index = kMaxSeenRows + i - seen;
-      row.in =
-          row.index / s.kernel_height * g.group_words + row.index % s.kernel_height * g.row_words;
-    }
-    const std::uint32_t* in = tile.in + row.in;
-    const std::uint32_t* weight = tile.weight + row.index * s.kernel_width * kBlock;
-    std::int64_t phase = 0;
-    for (std::int64_t column = 0; column < s.kernel_width; ++column, weight += kBlock) {
-      typename Isa::Vector words[kVectors];
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) words[v] = Isa::Load(in + v * Isa::kLanes);
-#pragma GCC unroll 8
-      for (int b = 0; b < kBlock; ++b) {
-        const typename Isa::Vector w = Isa::Broadcast(weight[b]);
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) sums[b][v] = Isa::Dot(sums[b][v], words[v], w);
-      }
-      in += g.phase_words;
-      if (++phase == s.stride_width) {
-        phase = 0;
-        in += 1 - g.row_words;
+struct QconvSums {
+  typename Isa::Vector value[kBlock][kVectors];
+};
+
+#define LIF_OP_UNROLL _Pragma("GCC unroll 8")
+
+// Adds what one kernel row contributes.
+template <class Isa, int kBlock, int kVectors>
+static inline __attribute__((always_inline)) void AddKernelRow(
+    const QconvShape& s, const QconvGeometry& g, const std::uint32_t* in,
+    const std::uint32_t* weight, QconvSums<Isa, kBlock, kVectors>& sums) {
+  std::int64_t phase = 0;
+  for (std::int64_t column = 0; column < s.kernel_width; ++column, weight += kBlock) {
+    typename Isa::Vector words[kVectors];
+    LIF_OP_UNROLL
+    for (int v = 0; v < kVectors; ++v) words[v] = Isa::Load(in + v * Isa::kLanes);
+    LIF_OP_UNROLL
+    for (int b = 0; b < kBlock; ++b) {
+      const typename Isa::Vector w = Isa::Broadcast(weight[b]);
+      LIF_OP_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        sums.value[b][v] = Isa::Dot(sums.value[b][v], words[v], w);
       }
     }
-  }
-#pragma GCC unroll 8
-  for (int b = 0; b < kBlock; ++b) {
-    std::int32_t* out = tile.acc + b * tile.acc_plane;
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      Isa::Store(out + v * Isa::kLanes, sums[b][v], tile.columns - v * Isa::kLanes);
+    in += g.phase_words;
+    if (++phase == s.stride_width) {
+      phase = 0;
+      in += 1 - g.row_words;
     }
   }
 }
+
+// Kernel row number i of those a tile has to add: the active ones, then those not looked at.
+static inline KernelRow RowToAdd(const QconvShape& s, const QconvGeometry& g,
+                                 const ActiveRows& active, std::int64_t i) {
+  if (i < active.count) return active.rows[i];
+  const std::int64_t index = kMaxSeenRows + i - active.count;
+  return {index, index / s.kernel_height * g.group_words + index % s.kernel_height * g.row_words};
+}
+
+template <class Isa, int kBlock, int kVectors>
+static inline void ComputeTile(const QconvShape& s, const QconvGeometry& g, const QconvTile& tile) {
+  QconvSums<Isa, kBlock, kVectors> sums;
+  LIF_OP_UNROLL
+  for (int b = 0; b < kBlock; ++b) {
+    const auto bias = Isa::Broadcast(static_cast<std::uint32_t>(tile.bias[b]));
+    LIF_OP_UNROLL
+    for (int v = 0; v < kVectors; ++v) sums.value[b][v] = bias;
+  }
+  const std::int64_t all = g.groups * s.kernel_height;
+  const std::int64_t count = tile.active->count + all - Min(all, kMaxSeenRows);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const KernelRow row = RowToAdd(s, g, *tile.active, i);
+    AddKernelRow(s, g, tile.in + row.in, tile.weight + row.index * s.kernel_width * kBlock, sums);
+  }
+  LIF_OP_UNROLL
+  for (int b = 0; b < kBlock; ++b) {
+    std::int32_t* out = tile.acc + b * tile.acc_plane;
+    LIF_OP_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      Isa::Store(out + v * Isa::kLanes, sums.value[b][v], tile.columns - v * Isa::kLanes);
+    }
+  }
+}
+
+#undef LIF_OP_UNROLL
 
 template <class Isa, int kVectors>
 static inline void ComputeBlock(const QconvShape& s, const QconvGeometry& g, std::int64_t block,
@@ -364,7 +381,7 @@ static void Compute(const QconvArgs& args, Range rows) {
 }
 
 template <class Isa>
-inline constexpr QconvKernel kVectorQconv = {WeightBytes<Isa>, PackWeight<Isa>, ScratchBytes<Isa>,
+static constexpr QconvKernel kVectorQconv = {WeightBytes<Isa>, PackWeight<Isa>, ScratchBytes<Isa>,
                                              InputItems<Isa>,  PackInput<Isa>,  Compute<Isa>};
 
 }  // namespace lif_op

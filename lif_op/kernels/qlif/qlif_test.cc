@@ -214,8 +214,9 @@ void TestShapes() {
   for (const Shape& shape : kShapes) {
     const std::int64_t size = shape.batch * shape.channels * shape.inner;
     for (int frac_bits = kMinFracBits; frac_bits < bits; ++frac_bits) {
-      const std::int64_t range = std::min<std::int64_t>(
-          kIntMax, std::max<std::int64_t>(8, (std::int64_t{2} << bits) >> (frac_bits + 1)));
+      // Some accumulators beyond the clamp, most of them within.
+      const std::int64_t span = std::int64_t{1} << (bits - frac_bits);
+      const std::int64_t range = std::min<std::int64_t>(kIntMax, std::max<std::int64_t>(8, span));
       Data<Mem> data{
           shape.channels,
           shape.inner,
