@@ -2,37 +2,47 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Folder index to take torch from; see docs/troubleshooting.md, "torch brings gigabytes of CUDA".
+# A package index to take torch from; see docs/troubleshooting.md, "gigabytes of CUDA".
 TORCH_INDEX ?=
+# Handed to pytest: make test-python PYTEST_ARGS='tests/runtime -x'
 PYTEST_ARGS ?=
 
+BIN := $(abspath $(VENV))/bin
 PY := $(VENV)/bin/python
 # Only errors are shown; what pip is busy with, the lines of the recipes say.
 PIP := $(PY) -m pip --disable-pip-version-check -qq
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-# What an editable install has to be renewed for: Python files are used where they stand.
+# What an editable install has to be renewed for. Python files are used where they stand.
 NATIVE := CMakeLists.txt $(shell find lif_op \
     -name '*.cc' -o -name '*.h' -o -name '*.map' -o -name CMakeLists.txt)
 CXX_FILES := $(shell find lif_op $(wildcard runtime/include examples) -name '*.cc' -o -name '*.h')
-DEVELOPER := -DSPIKEDEPLOY_DEVELOPER=ON -DSPIKEDEPLOY_BUILD_TESTS=ON
+
+# Where Python.h is, or was put. pip hands CMAKE_ARGS on to CMake.
+HEADERS := $(abspath $(VENV))/include/python
+export CMAKE_ARGS += -DPython_INCLUDE_DIR=$(HEADERS)
+
+# cmake and ninja come from $(VENV), pybind11 too.
+CMAKE := PATH="$(BIN):$$PATH" cmake
+CTEST := PATH="$(BIN):$$PATH" ctest --output-on-failure
+DEVELOPER := -G Ninja -DSPIKEDEPLOY_DEVELOPER=ON -DSPIKEDEPLOY_BUILD_TESTS=ON
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-long test-install lint test-python test-cpp sanitize format clean
+.PHONY: help demo test test-long lint test-python test-cpp test-install sanitize format clean
 
 help:
-	@echo 'make demo          install, then quantize the shipped network, run it, and show the table'
-	@echo 'make test          install, then lint, Python tests and C++ tests (20 minutes at most)'
-	@echo 'make test-long     the same, the long tests, and the C++ tests under sanitizers'
+	@echo 'make demo          install, quantize the shipped network, run it, show the table'
+	@echo 'make test          install; lint, Python tests, C++ tests (20 minutes at most)'
+	@echo 'make test-long     the same with the long tests, and the C++ tests under sanitizers'
 	@echo 'make lint          ruff, clang-format, mypy, import rules'
 	@echo 'make test-python   pytest without the long tests; PYTEST_ARGS="tests/runtime -x"'
-	@echo 'make test-cpp      the C++ tests, compiled with every warning an error'
+	@echo 'make test-cpp      C++ tests, every warning an error'
 	@echo 'make test-install  the wheel in an empty environment, and the oldest ONNX Runtime'
-	@echo 'make sanitize      the C++ tests under address and undefined-behaviour sanitizers'
+	@echo 'make sanitize      C++ tests under the address and undefined-behaviour sanitizers'
 	@echo 'make format        format Python and C++'
-	@echo 'make clean         remove what make has made, $(VENV) too'
-	@echo 'Variables: PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX) PYTEST_ARGS'
+	@echo 'make clean         remove what make has made, $(VENV) included'
+	@echo 'variables          PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX) PYTEST_ARGS'
 
 demo: $(VENV)/.demo
 	$(PY) -m export.qdq --run
@@ -48,7 +58,7 @@ lint: $(VENV)/.test
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
 	$(PY) -m mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 
 test-python: $(VENV)/.test
 	$(PY) -m pytest -m 'not long' $(PYTEST_ARGS)
@@ -56,20 +66,18 @@ test-python: $(VENV)/.test
 test-install: $(VENV)/.test
 	$(PY) -m pytest -m long tests/packaging tests/lif_op/test_oldest_runtime.py
 
-# pybind11 comes from $(VENV), and so do cmake and ninja where the machine has none.
-configure = PATH="$(abspath $(VENV))/bin:$$PATH" cmake -S . -B $(1) -G Ninja $(DEVELOPER)
-run-ctest = PATH="$(abspath $(VENV))/bin:$$PATH" ctest --test-dir $(1) --output-on-failure
-
 test-cpp: $(VENV)/.test
-	$(call configure,build/developer) -DSPIKEDEPLOY_BUILD_BENCH=ON -DSPIKEDEPLOY_BUILD_PYTHON=ON \
-	  -DPython_EXECUTABLE="$(abspath $(PY))" -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
-	PATH="$(abspath $(VENV))/bin:$$PATH" cmake --build build/developer
-	$(call run-ctest,build/developer)
+	$(CMAKE) -S . -B build/developer $(DEVELOPER) -DSPIKEDEPLOY_BUILD_BENCH=ON \
+	  -DSPIKEDEPLOY_BUILD_PYTHON=ON -DPython_EXECUTABLE="$(abspath $(PY))" \
+	  -DPython_INCLUDE_DIR=$(HEADERS) \
+	  -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
+	$(CMAKE) --build build/developer
+	$(CTEST) --test-dir build/developer
 
 sanitize: $(VENV)/.test
-	$(call configure,build/sanitize) -DSPIKEDEPLOY_SANITIZE=address,undefined
-	PATH="$(abspath $(VENV))/bin:$$PATH" cmake --build build/sanitize
-	$(call run-ctest,build/sanitize)
+	$(CMAKE) -S . -B build/sanitize $(DEVELOPER) -DSPIKEDEPLOY_SANITIZE=address,undefined
+	$(CMAKE) --build build/sanitize
+	$(CTEST) --test-dir build/sanitize
 
 format: $(VENV)/.test
 	$(PY) -m ruff check --fix .
@@ -80,28 +88,36 @@ clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamps are written last, so an interrupted run is taken up again.
+# What the machine must have, before anything is downloaded. $(call need,test command,what to do)
+need = @$(1) > /dev/null 2>&1 || { echo "error: $(2)" >&2; exit 1; }
+IS_NEW := import sys; sys.exit(sys.version_info < (3, 11))
+HAS_VENV := import ensurepip, venv
+
+# The stamps are written last, so that an interrupted installation is taken up again.
 $(VENV)/.created:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \
-	  { echo "error: $(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
-	  { echo "error: $(PYTHON) has no venv; on Debian: apt install python3-venv" >&2; exit 1; }
-	@command -v "$${CXX:-c++}" > /dev/null || \
-	  { echo "error: no C++ compiler; on Debian: apt install g++" >&2; exit 1; }
+	$(call need,$(PYTHON) -c '$(IS_NEW)',$(PYTHON) is not Python 3.11 or newer; \
+	  name one that is: make PYTHON=python3.11)
+	$(call need,$(PYTHON) -c '$(HAS_VENV)',$(PYTHON) cannot make virtual environments; \
+	  on Debian: apt install python3-venv)
+	$(call need,command -v "$${CXX:-c++}",no C++ compiler; on Debian: apt install g++)
 	@echo "creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
+	@sh lif_op/python_headers.sh $(PYTHON) $(HEADERS)
 	@echo "installing pip and the build tools"
-	@$(PIP) install --progress-bar off --upgrade pip 'scikit-build-core>=0.10' 'pybind11>=2.12' 'cmake>=3.25' 'ninja>=1.11'
+	@$(PIP) install --progress-bar off --upgrade \
+	  pip 'scikit-build-core>=0.10' 'pybind11>=2.12' 'cmake>=3.25' 'ninja>=1.11'
 	@touch $@
 
-# Without build isolation: the tools installed above are used again and again, and offline.
+# Without build isolation, so that the tools installed above are used, also where there is no
+# network; with a build folder, so that a change in one C++ file compiles that file.
 define install
-	@echo "installing spikedeploy[$(1)] and what it needs, building the op library"
-	@$(PIP) install --no-build-isolation $(EXTRA_INDEX) --editable '.[$(1)]' || \
+	@echo "installing spikedeploy[$(1)] with what it needs, building the op library"
+	@$(PIP) install --no-build-isolation --config-settings=build-dir=$(abspath $(VENV))/build \
+	  $(EXTRA_INDEX) --editable '.[$(1)]' || \
 	  { echo "error: the installation failed, see above and docs/troubleshooting.md" >&2; exit 1; }
-	@if ls -d $(VENV)/lib/python3*/site-packages/nvidia* > /dev/null 2>&1; then \
-	  echo "warning: torch came with CUDA, gigabytes more than needed;" \
-	    "docs/troubleshooting.md tells how to get the small build" >&2; fi
+	@ls $(VENV)/lib/python3*/site-packages | grep -qiE '^(nvidia|cuda)([-_]|$$)' && \
+	  echo "warning: torch brought gigabytes of CUDA; docs/troubleshooting.md tells" \
+	    "how to get the small build" >&2 || true
 endef
 
 $(VENV)/.demo: $(VENV)/.created pyproject.toml $(NATIVE)

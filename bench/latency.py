@@ -33,7 +33,7 @@ from calib_data.files import atomic_path
 from calib_data.windows import MODES
 from runtime.artifact import LoadedModel, load_model
 from runtime.evaluate import table_console
-from runtime.house import check_house
+from runtime.house import start_command
 from runtime.parity import positive
 from runtime.runner import Array
 from runtime.session import StatefulSession, Stream
@@ -173,7 +173,7 @@ def float_sibling(path: Path) -> Path | None:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    check_house()
+    start_command()
     against = arguments.against or float_sibling(arguments.model)
     loaded = [load_model(path) for path in (arguments.model, against) if path is not None]
     windows, resolution = _windows(arguments, loaded)
@@ -250,15 +250,20 @@ def print_tables(results: Sequence[Measurement], report: dict[str, Any], out: Co
     )
     out.print(_latency_table(results))
     if "times_faster" in report:
-        out.print(
-            f"{results[0].path.name} takes {report['times_faster']:.2f} times less than "
-            f"{results[1].path.name} (median over pairs of steps; ratio of the medians "
-            f"{report['times_faster_of_medians']:.2f})",
-            highlight=False,
-        )
+        out.print(_comparison(results, report), highlight=False)
     for result in results:
         if result.operators:
             out.print(_operator_table(result))
+
+
+def _comparison(results: Sequence[Measurement], report: dict[str, Any]) -> str:
+    ratio, of_medians = report["times_faster"], report["times_faster_of_medians"]
+    word = "faster" if ratio >= 1 else "slower"
+    pair, median = (r if ratio >= 1 else 1 / r for r in (ratio, of_medians))
+    return (
+        f"{results[0].path.name} is {pair:.2f} times {word} than {results[1].path.name} "
+        f"(median over pairs of steps; ratio of the medians {median:.2f})"
+    )
 
 
 def _latency_table(results: Sequence[Measurement]) -> Table:

@@ -155,7 +155,9 @@ def _snntorch_layer(keys: _Keys, layer: str, recurrent: bool) -> tuple[str, dict
             f"(key '{layer}.mpbn.bn.weight'), which the canonical neuron does not have"
         )
     # After a reset the membrane is at most the threshold, so this is the highest it can get.
-    if reset == "zero" and bool(((beta > 0) & (mem_gain * threshold + mem_shift > threshold)).any()):
+    if reset == "zero" and bool(
+        ((beta > 0) & (mem_gain * threshold + mem_shift > threshold)).any()
+    ):
         raise CheckpointError(
             f"layer {layer!r}: its membrane batch norm can lift a membrane above the threshold "
             f"(key '{layer}.mpbn.bn.bias'), which snnTorch then resets again"

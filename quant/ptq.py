@@ -23,6 +23,7 @@ from quant.spec import (
     COUNT_LIMIT,
     ConvSpec,
     Float64,
+    Int32,
     LayerSpec,
     NetworkSpec,
     check_frac_bits,
@@ -84,8 +85,9 @@ def calibrate(model: SpikingFireNet, windows: Iterable[Tensor]) -> dict[str, Lay
         windows: float32 [N, num_bins, H, W] each, consecutive.
 
     Raises:
-        QuantError: no windows, or a layer that never fires on them.
+        QuantError: voxel input, no windows, or a layer that never fires on them.
     """
+    _check_encoding(model)
     generator = torch.Generator().manual_seed(0)
     ranges: dict[str, float] = {}
     rates: dict[str, list[float]] = {}
@@ -110,6 +112,14 @@ def calibrate(model: SpikingFireNet, windows: Iterable[Tensor]) -> dict[str, Lay
     return result
 
 
+def _check_encoding(model: SpikingFireNet) -> None:
+    if model.config.encoding != "cnt":
+        raise QuantError(
+            "integer graphs take event counts; voxel input needs signed bytes with a power-of-two "
+            "scale, which is not supported: train with encoding cnt, or export the float graph"
+        )
+
+
 def _quantile(current: Tensor, generator: torch.Generator) -> float:
     flat = current.abs().flatten()
     if len(flat) > _SAMPLES:
@@ -130,13 +140,11 @@ def quantize(
         calibration: needed for 8-bit membranes without a given frac_bits.
 
     Raises:
-        QuantError: voxel input, impossible bit widths, or missing calibration.
+        QuantError: voxel input, impossible bit widths, a batch norm that was not folded, a bias
+            that fits no 32 bits, or missing calibration.
     """
-    if model.config.encoding != "cnt":
-        raise QuantError(
-            "integer graphs take event counts; voxel input needs signed bytes with a power-of-two "
-            "scale, which is not supported: train with encoding cnt, or export the float graph"
-        )
+    membrane_limits(options.mem_bits)
+    _check_encoding(model)
     layers = []
     for index, (name, layer) in enumerate(model.named_layers()):
         x_max = COUNT_LIMIT if index == 0 else 1
@@ -161,13 +169,15 @@ def _quantize_layer(
     options: QuantOptions,
     calibration: LayerCalibration | None,
 ) -> LayerSpec:
+    if layer.norm is not None:
+        raise QuantError(f"layer {name!r} has a batch norm; quantize model.folded()")
     weight, weight_rec, scale = quantize_weight(layer.weight, layer.weight_rec, options.weight_bits)
     frac_bits = _choose_frac_bits(name, options, scale, calibration)
     check_frac_bits(frac_bits, options.mem_bits)
     threshold = _double(layer.effective_threshold())
     return LayerSpec(
         name=name,
-        conv=ConvSpec(weight, derive_bias(_double(layer.bias), scale), scale, layer.stride, x_max),
+        conv=ConvSpec(weight, _bias(name, layer.bias, scale), scale, layer.stride, x_max),
         weight_rec=weight_rec,
         decay=derive_decay(_double(layer.effective_beta())),
         threshold=derive_threshold(threshold, scale, frac_bits, options.mem_bits),
@@ -197,7 +207,14 @@ def _quantize_head(model: SpikingFireNet, bits: int) -> ConvSpec:
     weight, _, scale = quantize_weight(model.pred.weight, None, bits)
     if model.pred.bias is None:
         raise QuantError("the flow head has no bias")
-    return ConvSpec(weight, derive_bias(_double(model.pred.bias), scale), scale, 1, 1)
+    return ConvSpec(weight, _bias("pred", model.pred.bias, scale), scale, 1, 1)
+
+
+def _bias(name: str, bias: Tensor, scale: Float64) -> Int32:
+    try:
+        return derive_bias(_double(bias), scale)
+    except QuantError as error:
+        raise QuantError(f"layer {name!r}: {error}") from None
 
 
 def observe(spec: NetworkSpec, windows: Iterable[Tensor]) -> dict[str, LayerActivity]:
@@ -231,8 +248,13 @@ def observe(spec: NetworkSpec, windows: Iterable[Tensor]) -> dict[str, LayerActi
 
 def _activity(layer: LayerSpec, acc: Tensor, state: IntegerState) -> tuple[float, float, float]:
     lo, hi = membrane_limits(layer.mem_bits)
-    unit = 2.0**layer.frac_bits
-    clipped = (acc * unit > hi + unit) | (acc * unit < lo - unit)
+    wide, f = acc.to(torch.int64), layer.frac_bits
+    if f >= 0:
+        span = (hi + 1) >> f
+        clipped = (wide < -span) | (wide > span - 1)
+    else:
+        units = (wide + (1 << (-f - 1))) >> -f
+        clipped = (units < lo) | (units > hi)
     saturated = (state.mem == lo) | (state.mem == hi)
     return (
         float(state.spike.float().mean()),

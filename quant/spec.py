@@ -162,5 +162,5 @@ def derive_bias(bias: Float64, weight_scale: Float64) -> Int32:
 
 def check_frac_bits(frac_bits: int, mem_bits: int) -> None:
     """Raise QuantError unless the fractional bits leave the membrane at least one whole bit."""
-    if not -16 <= frac_bits <= mem_bits - 2:
-        raise QuantError(f"fractional bits must be -16 to {mem_bits - 2}, got {frac_bits}")
+    if not -15 <= frac_bits <= mem_bits - 2:
+        raise QuantError(f"fractional bits must be -15 to {mem_bits - 2}, got {frac_bits}")

@@ -26,7 +26,7 @@ from calib_data.files import atomic_path
 from calib_data.npz import open_events
 from calib_data.windows import MODES
 from runtime.artifact import LoadedModel, load_model
-from runtime.house import check_house
+from runtime.house import start_command
 from runtime.metrics import SequenceScore
 from runtime.parity import positive
 from runtime.runner import Runner
@@ -178,7 +178,7 @@ def evaluate(
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    check_house()
+    start_command()
     loaded = [load_model(path) for path in (arguments.model, arguments.against) if path]
     plan = Drive(
         mode=arguments.mode,

@@ -8,7 +8,10 @@ from the cause.
 from __future__ import annotations
 
 import importlib.util
+import sys
+import warnings
 from pathlib import Path
+from typing import TextIO
 
 ROOMS = ("lif_op", "calib_data", "models", "quant", "export", "runtime", "bench", "training")
 
@@ -37,6 +40,28 @@ def check_house(rooms: tuple[str, ...] = ROOMS) -> None:
                 "another folder of that name shadows it; run from another folder, or remove "
                 f"{places[0].parent} from PYTHONPATH"
             )
+
+
+def start_command() -> None:
+    """What every command does first: check the house, and print our own warnings as one line."""
+    check_house()
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Warnings meant for users (class attribute ``user_note``) come without the line of code."""
+    if getattr(category, "user_note", False):
+        text = f"note: {message}\n"
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(text)
 
 
 def _places(room: str) -> list[Path]:

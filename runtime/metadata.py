@@ -372,7 +372,7 @@ def _parse_state(reader: _Reader, kind: str) -> State:
     allowed = _STATE_DTYPES[kind, role]
     if dtype not in allowed:
         raise reader.error(
-            f"has dtype {dtype}, but a {role} state of a {kind} file is {' or '.join(allowed)}"
+            f"has dtype {dtype}, but {role} states of kind {kind} are {' or '.join(allowed)}"
         )
     init = reader.number("init", 0)
     limit = _STATE_LIMITS.get(dtype)

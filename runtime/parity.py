@@ -31,7 +31,7 @@ from calib_data.windows import MODES, count_windows, iterate_windows
 from runtime.artifact import load_model
 from runtime.errors import ParityError
 from runtime.graph_checks import FLOW_ACC
-from runtime.house import check_house
+from runtime.house import start_command
 from runtime.metadata import Artifact, State
 from runtime.reference import ReferenceStream
 from runtime.runner import Array, Runner, encode
@@ -97,8 +97,12 @@ class ParityResult:
         return tuple(layer for layer, times in self.fired.items() if not times)
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON values."""
-        return asdict(self) | {"equal": self.equal, "silent_layers": list(self.silent_layers)}
+        """The result as JSON values; a value that is not finite is written as text."""
+        values = asdict(self)
+        for side in ("a", "b") if self.difference is not None else ():
+            if not np.isfinite(values["difference"][side]):
+                values["difference"][side] = str(values["difference"][side])
+        return values | {"equal": self.equal, "silent_layers": list(self.silent_layers)}
 
 
 def compare(a: Runner, b: Runner, steps: Iterable[tuple[Array, Array]]) -> ParityResult:
@@ -146,8 +150,8 @@ def check_comparable(a: Artifact, b: Artifact) -> None:
     """Raise ParityError unless equality of the two networks is a meaningful question."""
     if a.kind != b.kind:
         raise ParityError(
-            f"a {a.kind} and a {b.kind} network are never equal spike for spike; compare their "
-            "errors with runtime.evaluate"
+            f"networks of kind {a.kind} and {b.kind} are never equal spike for spike; compare "
+            "their errors with runtime.evaluate"
         )
     mine, other = ({(s.input, s.dtype, s.shape[1:2]) for s in x.states} for x in (a, b))
     if mine != other:
@@ -263,7 +267,7 @@ def steps_of(
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    check_house()
+    start_command()
     with open_events(arguments.data) as file:
         a, b = (_runner(arguments, side, file.resolution) for side in ("a", "b"))
         check_comparable(a.artifact, b.artifact)

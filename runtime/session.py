@@ -50,6 +50,8 @@ _ERRORS_ONLY = 3
 class LibraryWarning(UserWarning):
     """The op library is absent: results are the same, only slower."""
 
+    user_note = True
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -132,12 +134,15 @@ def make_engine(
         options.profile_file_prefix = settings.profile
     if registered:
         lif_op.register(options)
-    session, executed = _create(loaded, options)
-    native = registered and uses_library(executed.graph)
+    outputs = spike_outputs or {}
+    if not registered:
+        return Engine(loaded, settings, _create(loaded, options), False, frozenset(), outputs)
+    session, executed = _create_and_look(loaded, options)
+    native = uses_library(executed.graph)
     inplace = frozenset[str]()
     if native and settings.binding == "auto":
         inplace = inplace_states(executed.graph, loaded.artifact.states)
-    return Engine(loaded, settings, session, native, inplace, spike_outputs or {})
+    return Engine(loaded, settings, session, native, inplace, outputs)
 
 
 def _library_wanted(choice: str) -> bool:
@@ -158,18 +163,25 @@ def _library_wanted(choice: str) -> bool:
     return True
 
 
-def _create(
+def _create(loaded: LoadedModel, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(loaded.data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exception classes have no common base
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise SessionError(f"{loaded.path}: ONNX Runtime refuses it ({lines[0]})") from error
+
+
+def _create_and_look(
     loaded: LoadedModel, options: ort.SessionOptions
 ) -> tuple[ort.InferenceSession, ModelProto]:
-    """The session, and the graph it executes: in-place safety is decided on that one."""
+    """The session, and the graph it executes: in-place safety is decided on that one.
+
+    ONNX Runtime shows the executed graph only by writing it to a file.
+    """
     with tempfile.TemporaryDirectory(prefix="spikedeploy-") as folder:
         executed = Path(folder) / "executed.onnx"
         options.optimized_model_filepath = os.fspath(executed)
-        try:
-            session = ort.InferenceSession(loaded.data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exception classes have no common base
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise SessionError(f"{loaded.path}: ONNX Runtime refuses it ({lines[0]})") from error
+        session = _create(loaded, options)
         return session, load_proto(executed.read_bytes())
 
 

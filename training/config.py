@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from models import TOPOLOGIES
 
 
 class ConfigError(ValueError):
@@ -17,7 +28,7 @@ class ConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -27,6 +38,20 @@ class ModelSection(_Section):
     base_num_channels: PositiveInt = 32
     kernel_size: PositiveInt = 3
     batch_norm: bool = True
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in TOPOLOGIES:
+            raise ValueError(f"{name!r} is not one of {', '.join(TOPOLOGIES)}")
+        return name
+
+    @field_validator("kernel_size")
+    @classmethod
+    def _odd(cls, size: int) -> int:
+        if size % 2 == 0:
+            raise ValueError("the kernel size must be odd")
+        return size
 
 
 class DataSection(_Section):
@@ -39,6 +64,13 @@ class DataSection(_Section):
     seed: int = Field(default=0, ge=0)
     crop: PositiveInt = 32
     cache: Path = Path("build/scenes")
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> DataSection:
+        height, width = self.resolution
+        if self.crop > min(self.resolution):
+            raise ValueError(f"crop {self.crop} does not fit into a resolution of {height} {width}")
+        return self
 
 
 class LossSection(_Section):
@@ -82,7 +114,7 @@ def load_config(path: str | Path) -> TrainingConfig:
         OSError: the file cannot be opened.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_bytes())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from None
     if not isinstance(content, dict):

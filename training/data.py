@@ -16,6 +16,7 @@ from calib_data.encodings import event_counts
 from calib_data.hdf5 import EventFile
 from calib_data.synthetic import SceneConfig, write_scene
 from calib_data.windows import iterate_windows
+from training.config import ConfigError
 
 VALIDATION_SEED_OFFSET = 100_000
 
@@ -45,13 +46,19 @@ def scene_path(cache: Path, seed: int, resolution: tuple[int, int], duration: fl
 
 
 def load_sequence(path: Path) -> Sequence:
-    """Read a whole recording with dt1 ground truth into memory."""
+    """Read a whole recording with dt1 ground truth into memory.
+
+    Raises:
+        ConfigError: it has no window with ground truth.
+    """
     with EventFile(path) as file:
         counts, flow = [], []
         for window in iterate_windows(file, "gtflow_dt1", 1):
             if window.flow is not None:
                 counts.append(event_counts(window.events, file.resolution, np.uint8, saturate=127))
                 flow.append(window.flow)
+    if not counts:
+        raise ConfigError(f"{path}: no window has ground truth; raise data.duration")
     return Sequence(np.stack(counts), np.stack(flow))
 
 
@@ -79,7 +86,7 @@ class SlotSampler:
         seed: of all random choices.
 
     Raises:
-        ValueError: no sequence is long or large enough.
+        ConfigError: no sequence is long or large enough.
     """
 
     def __init__(
@@ -89,7 +96,10 @@ class SlotSampler:
             s for s in sequences if len(s) >= chunk and min(s.counts.shape[2:]) >= crop
         ]
         if not self._sequences:
-            raise ValueError(f"no sequence has {chunk} windows of at least {crop} pixels")
+            raise ConfigError(
+                f"no sequence has {chunk} windows of at least {crop} pixels; raise data.duration, "
+                "or lower loss.window_loss or data.crop"
+            )
         self._chunk, self._crop = chunk, crop
         self.rng = np.random.default_rng(seed)
         self._slots = [self._draw() for _ in range(batch_size)]

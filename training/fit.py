@@ -55,13 +55,11 @@ class Trainer:
             batch_norm=section.batch_norm,
         )
         head_lr = config.optimizer.lr / self.model.config.flow_scaling
-        self.optimizer = torch.optim.Adam(
-            [
-                {"params": self.model.layers.parameters()},
-                {"params": self.model.pred.parameters(), "lr": head_lr},
-            ],
-            lr=config.optimizer.lr,
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": self.model.layers.parameters()},
+            {"params": self.model.pred.parameters(), "lr": head_lr},
+        ]
+        self.optimizer = torch.optim.Adam(groups, lr=config.optimizer.lr)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.sampler = SlotSampler(
             train, config.batch_size, config.loss.window_loss, config.data.crop, config.seed
@@ -159,15 +157,16 @@ class Trainer:
             self.states = {name: LIFState(*pair) for name, pair in state["states"].items()}
         self.update, self.seconds, self.best = state["update"], state["seconds"], state["best"]
 
-    def fit(self) -> dict[str, Any]:
-        """Run to the configured number of updates; returns the summary."""
+    def fit(self, stop_after: int | None = None) -> dict[str, Any]:
+        """Run to the configured number of updates, or to ``stop_after``; returns the summary."""
         began = time.monotonic() - self.seconds
-        remaining = range(self.update, self.config.updates)
+        end = self.config.updates if stop_after is None else min(stop_after, self.config.updates)
+        remaining = range(self.update, end)
         for _ in progress(remaining, "training", total=len(remaining)):
             loss = self.train_update()
             self.seconds = time.monotonic() - began
             record: dict[str, Any] = {"update": self.update, "loss": loss, "s": self.seconds}
-            last = self.update == self.config.updates
+            last = self.update == end
             if last or self.update % self.config.validate_every == 0:
                 record |= self.validate()
             self.log(record)
@@ -210,10 +209,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="YAML configuration")
     parser.add_argument("--out", type=Path, default=Path("runs/last"), help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument(
+        "--stop-after",
+        type=int,
+        metavar="N",
+        help="end after update N of the schedule; --resume goes on from there",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config)
+    if arguments.threads < 1:
+        raise ConfigError(f"--threads must be positive, got {arguments.threads}")
     torch.set_num_threads(arguments.threads)
     if (arguments.out / "state.pt").exists() and not arguments.resume:
         raise ConfigError(f"{arguments.out} holds a run; pass --resume or another --out")
@@ -221,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
     trainer = Trainer(config, arguments.out, *_load_data(config))
     if arguments.resume:
         trainer.load_state()
-    summary = trainer.fit()
+    summary = trainer.fit(arguments.stop_after)
     if arguments.json:
         print(json.dumps(summary))
     else:

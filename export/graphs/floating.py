@@ -8,6 +8,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 import lif_op.spec
+from export.errors import ExportError
 from export.graphs.builder import Dims, GraphBuilder, tool_version
 from models import ConvLIF, SpikingFireNet
 from runtime.metadata import Artifact, Layer
@@ -59,6 +60,8 @@ def add_neuron(
 
 
 def _current(builder: GraphBuilder, x: ir.Value, name: str, layer: ConvLIF, dims: Dims) -> ir.Value:
+    if layer.norm is not None:
+        raise ExportError(f"layer {name!r} has a batch norm; export model.folded()")
     weight = builder.constant(f"{name}.weight", array(layer.weight))
     bias = builder.constant(f"{name}.bias", array(layer.bias))
     current = builder.op("Conv", [x, weight, bias], f"{name}.conv", conv_attributes(layer))

@@ -88,9 +88,7 @@ def event_flow_dict(name: str = "LIFFireNet", seed: int = 0) -> StateDict:
     return tensors
 
 
-def run_event_flow(
-    tensors: StateDict, name: str
-) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+def run_event_flow(tensors: StateDict, name: str) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
     """event_flow's ConvLIF and ConvLIFRecurrent as published, in float64.
 
     The state is the membrane *before* its reset; the spike of the step before resets it.
@@ -106,9 +104,7 @@ def run_event_flow(
             if layer not in v:
                 v[layer], z[layer] = torch.zeros_like(current), torch.zeros_like(current)
             if recurrent:
-                current = current + functional.conv2d(
-                    z[layer], p[f"{layer}.rec.weight"], padding=1
-                )
+                current = current + functional.conv2d(z[layer], p[f"{layer}.rec.weight"], padding=1)
             leak = torch.sigmoid(p[f"{layer}.leak"])
             thresh = p[f"{layer}.thresh"].clamp_min(0.01)
             v[layer] = v[layer] * leak * (1 - z[layer]) + (1 - leak) * current
@@ -172,7 +168,13 @@ class SnnTorchLayer(nn.Module):
     """The seed's ConvLIF around snnTorch's own Leaky; its state dict has the keys to import."""
 
     def __init__(
-        self, fan_in: int, recurrent: bool, norm: str, mpbn: bool, shape: tuple[int, ...], **leaky: Any
+        self,
+        fan_in: int,
+        recurrent: bool,
+        norm: str,
+        mpbn: bool,
+        shape: tuple[int, ...],
+        **leaky: Any,
     ) -> None:
         super().__init__()
         self.ff = nn.Conv2d(fan_in, CHANNELS, 3, padding=1, bias=False)
@@ -321,7 +323,7 @@ def test_what_the_source_clamps_is_clamped(tmp_path: Path) -> None:
     tensors["head.lif.threshold"][2] = -1.0
     head = load_checkpoint(save(tensors, tmp_path)).layers["head"]
     assert head.beta[:2].tolist() == [1.0, 0.0]
-    assert float(head.threshold[2]) == pytest.approx(0.01)
+    assert head.threshold[2].item() == pytest.approx(0.01)
 
 
 # --- refusals -----------------------------------------------------------------------------------

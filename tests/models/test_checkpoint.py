@@ -299,7 +299,7 @@ def test_unknown_names() -> None:
 
 @pytest.mark.parametrize("config", [ModelConfig("X"), ModelConfig(num_bins=3)])
 def test_impossible_networks(config: ModelConfig) -> None:
-    with pytest.raises(ValueError, match="unknown model|num_bins 2"):
+    with pytest.raises(ValueError, match=r"unknown model|num_bins 2"):
         SpikingFireNet(config)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import lif_op.spec
 from models import ConvLIF, LIFState, lif_step
+from models.lif import SURROGATE_WIDTH
 
 STEPS = 25
 CHANNELS = 5
@@ -149,7 +150,7 @@ def test_gradient_is_the_surrogate_through_the_membrane() -> None:
     spike.sum().backward()  # type: ignore[no-untyped-call]
     x = 0.5 * 0.8 + 0.9 - 1.0
     assert first.grad is not None
-    assert float(first.grad) == pytest.approx(0.5 / (1 + 4 * x * x), rel=1e-5)
+    assert float(first.grad) == pytest.approx(0.5 / (1 + SURROGATE_WIDTH * x * x), rel=1e-5)
 
 
 # --- the layer ----------------------------------------------------------------------------------

@@ -139,7 +139,10 @@ def deep_json(model: onnx.ModelProto) -> None:
         (change(states__0=...), "lacks the state pair mem.head"),
         (change(states__1=...), "lacks the state pair spike.G1"),
         (change(states__0__role="other"), "role = 'other'"),
-        (change(states__0__dtype="float32"), "dtype float32, but a mem state of a int8"),
+        (
+            change(states__0__dtype="float32"),
+            "dtype float32, but mem states of kind int8 are int16",
+        ),
         (change(states__0__dtype="int8"), "int8, but mem_bits = 16"),
         (change(states__0__init=40000), "outside int16"),
         (change(states__0__init=0.5), "expected an integer"),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from calib_data import console
 from runtime import cli, evaluate, house
+from runtime.session import LibraryWarning
 
 HOME = Path(__file__).resolve().parents[2]
 
@@ -67,6 +69,21 @@ def test_own_missing_module_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch)
 
 def test_house_is_in_order() -> None:
     house.check_house()
+
+
+def test_our_warnings_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    house.start_command()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        shown = warnings.showwarning
+        shown(LibraryWarning("no library"), LibraryWarning, "some.py", 7)
+        shown(UserWarning("from elsewhere"), UserWarning, "some.py", 7)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "note: no library"
+    assert "some.py:7" in lines[1] and "from elsewhere" in lines[1]
 
 
 def test_missing_room() -> None:

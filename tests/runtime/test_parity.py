@@ -108,6 +108,21 @@ def test_silent_difference_in_a_membrane_is_found(make_file: Any, counts: Any) -
     assert found is not None and found.layer == "head" and found.channel == 1
 
 
+def test_membrane_that_is_not_a_number_is_a_difference(make_file: Any, counts: Any) -> None:
+    path = make_file(kind="float")
+    a, b = StatefulSession(path), StatefulSession(path)
+    events = counts(1, np.float32)[0]
+    for session in (a, b):
+        session.step(events)
+    states = b.states()
+    states["mem.head"][0, 0, 0, 0] = np.nan
+    b.set_states(states)
+    result = parity.compare(a, b, both([events]))
+    assert not result.equal
+    values = json.dumps(result.to_dict(), allow_nan=False)
+    assert "nan" in values
+
+
 def test_feed_forward_networks_are_watched_too(make_file: Any, counts: Any) -> None:
     """Without recurrence no spike is a state; firing is then seen on the diagnostic copy."""
     path = make_file(recurrent=False)

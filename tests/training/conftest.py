@@ -1,0 +1,55 @@
+"""Tiny recordings in memory, and a configuration that trains on them in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.config import TrainingConfig
+from training.data import Sequence
+from training.fit import Trainer
+
+SIDE = 16
+
+
+def random_sequence(seed: int, length: int) -> Sequence:
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(0.4, (length, 2, SIDE, SIDE)).astype(np.uint8)
+    flow = rng.normal(0, 2, (1, 2, 1, 1)) + rng.normal(0, 0.3, (length, 2, SIDE, SIDE))
+    return Sequence(counts, flow.astype(np.float32))
+
+
+@pytest.fixture
+def make_config() -> Callable[..., TrainingConfig]:
+    """make_config(**top_level_overrides) -> configuration of a tiny run"""
+
+    def make(**overrides: Any) -> TrainingConfig:
+        values: dict[str, Any] = {
+            "model": {"name": "LIFFireNet_short", "base_num_channels": 4},
+            "data": {"crop": 8},
+            "loss": {"window_loss": 3},
+            "optimizer": {"lr": 0.01, "warmup_updates": 2},
+            "batch_size": 3,
+            "updates": 8,
+            "validate_every": 4,
+            "checkpoint_every": 3,
+        }
+        return TrainingConfig.model_validate(values | overrides)
+
+    return make
+
+
+@pytest.fixture
+def make_trainer() -> Callable[[TrainingConfig, Path], Trainer]:
+    """make_trainer(config, folder) -> trainer on four short recordings, one held out"""
+
+    def make(config: TrainingConfig, folder: Path) -> Trainer:
+        folder.mkdir(exist_ok=True)
+        train = [random_sequence(seed, 5 + 2 * seed) for seed in range(4)]
+        return Trainer(config, folder, train, [random_sequence(9, 6)])
+
+    return make
