@@ -21,6 +21,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder; name a file", str(target))
+    if target.exists() and not target.is_file():
+        # Renaming would put a plain file where a device or a pipe was.
+        raise OSError(errno.EINVAL, "is not a plain file; name another", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
         prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent

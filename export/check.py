@@ -65,6 +65,21 @@ class _Runner:
         return outputs, {state.input: outputs[state.output] for state in self.artifact.states}
 
 
+def check_loads(path: Path) -> None:
+    """Load a file as the runtime would and make one step in ONNX Runtime.
+
+    Raises:
+        ArtifactError: the file is not a valid artifact.
+        ExportError: it computes values that are not finite.
+    """
+    runner = _Runner(path)
+    events = runner.events()[0].astype(runner.artifact.event_dtype)
+    outputs, _ = runner.run(events, runner.zero_states())
+    for name, value in outputs.items():
+        if not np.isfinite(value).all():
+            raise ExportError(f"{path}: {name} holds values that are not finite")
+
+
 def check_integer(path: Path, spec: NetworkSpec) -> None:
     """Compare an integer artifact with the PyTorch emulation: equality.
 

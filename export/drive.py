@@ -23,7 +23,7 @@ from runtime.sequence import Drive, StepRecord
 from runtime.session import StatefulSession
 from runtime.timing import Timing, time_interleaved, times_faster
 
-SEQUENCE_SEED = 300_001
+SEQUENCE_SEED = 300_003
 SEQUENCE_SECONDS = 1.5
 SHOWN_FRAMES = 4
 TIMED_STEPS = 30

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,22 @@ import onnx
 from calib_data.files import atomic_path
 
 
-def write_model(model: onnx.ModelProto, path: Path) -> Path:
-    """Write an ONNX file; its folder is made when it is missing."""
+def write_model(
+    model: onnx.ModelProto, path: Path, check: Callable[[Path], None] | None = None
+) -> Path:
+    """Write an ONNX file; its folder is made when it is missing.
+
+    Args:
+        model: what to write.
+        path: where.
+        check: called with a temporary file of this content; when it raises, ``path`` stays as it
+            was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
+        if check is not None:
+            check(temporary)
     return path
 
 

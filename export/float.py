@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from calib_data.console import run
@@ -38,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     model = load_network(arguments)
     resolution = positive_pair(arguments.resolution, NOMINAL_RESOLUTION)
     dims = Dims(resolution, free=arguments.resolution is None)
-    path = write_model(float_model(model, dims), arguments.out)
-    check_float(path, model)
+    check = partial(check_float, model=model)
+    path = write_model(float_model(model, dims), arguments.out, check)
     size = path.stat().st_size
     if arguments.json:
         print(json.dumps({"file": str(path), "bytes": size, "model": model.config.model}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from calib_data.events import EventSource
 from calib_data.npz import open_events
 from calib_data.synthetic import SceneConfig, write_scene
 from calib_data.windows import iterate_windows
-from export.check import check_float, check_integer
+from export.check import check_float, check_integer, check_loads
 from export.errors import ExportError
 from export.files import write_model
 from export.graphs.builder import Dims
@@ -118,9 +119,7 @@ def export_artifacts(
     held_out = [torch.from_numpy(counts)[None] for counts in sequences[-1]]
     activity = observe(spec, progress(held_out, "observing", len(held_out), quiet=quiet))
     paths = {kind: folder / name for kind, name in FILES.items()}
-    write_model(float_model(model, dims), paths["float"])
-    write_model(qdq_model(model, spec, calibration, dims), paths["qdq"])
-    write_model(integer_model(spec, dims), paths["int8"])
-    check_float(paths["float"], model)
-    check_integer(paths["int8"], spec)
+    write_model(float_model(model, dims), paths["float"], partial(check_float, model=model))
+    write_model(qdq_model(model, spec, calibration, dims), paths["qdq"], check_loads)
+    write_model(integer_model(spec, dims), paths["int8"], partial(check_integer, spec=spec))
     return Exported(paths, spec, activity, len(flat))

@@ -69,7 +69,8 @@ def save_checkpoint(model: SpikingFireNet, path: str | Path) -> Path:
         tensors[f"{name}.threshold"] = layer.effective_threshold()
     tensors |= {f"pred.{name}": value for name, value in model.pred.named_parameters()}
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {"format": FORMAT, "config": json.dumps(model.config._asdict())}
+    # One entry: the order of several would vary, and with it the bytes and the file's hash.
+    metadata = {FORMAT: json.dumps(model.config._asdict())}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
@@ -129,13 +130,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         return tensors, None
     try:
-        config = ModelConfig(**json.loads(metadata["config"]))
+        config = ModelConfig(**json.loads(metadata[FORMAT]))
         _check_config(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its metadata 'config' is unusable ({error})") from None
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata {FORMAT!r} is unusable ({error})") from None
     return tensors, config
 
 

@@ -109,7 +109,7 @@ def recorded(
         except CheckpointError:
             pytest.skip("no weights are shipped")
     else:
-        model = active_network(channels=12)
+        model = active_network(channels=12, rate=0.12)
     windows = moving_counts(STEPS, RESOLUTION)
     made = record(quantize(model), windows, tmp_path_factory.mktemp(request.param))
     return replace(made, slow_steps=SHORT_STEPS) if request.param == "shipped" else made
