@@ -304,6 +304,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.latency",
         description="Time per step of an artifact, beside another one, in turn.",
+        epilog="example: python -m bench.latency model.int8.onnx --threads 2",
     )
     parser.add_argument("model", metavar="model.onnx", type=Path)
     parser.add_argument(

@@ -13,10 +13,10 @@ COMMANDS = {
     "export.qdq": "quantize a network, write float, QDQ and integer files, and run them",
     "export.float": "write a network as a float32 ONNX file",
     "export.layer": "write single layers with test vectors for other people's kernels",
-    "quant.ptq": "quantize a checkpoint after training",
     "runtime.evaluate": "drive files over a recording and score their flow",
     "runtime.parity": "compare two runs of a network bit for bit",
     "bench.latency": "measure time per step, memory and the split by operator",
+    "bench.recordings": "artifacts on a folder of real recordings",
     "calib_data.synthetic": "render a synthetic recording with exact flow",
     "training.fit": "train a network",
 }

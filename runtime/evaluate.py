@@ -305,6 +305,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.evaluate",
         description="Drive artifacts over a recording, score their flow, count their spikes.",
+        epilog="example: python -m runtime.evaluate model.int8.onnx --data recording.h5 "
+        "--against model.float.onnx",
     )
     parser.add_argument("model", metavar="model.onnx", type=Path)
     parser.add_argument("--data", required=True, type=Path, metavar="F", help="recording")

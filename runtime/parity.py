@@ -320,7 +320,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.parity",
         description="Compare two runs of the same network step by step, bit for bit.",
-        epilog="exit status: 0 equal, 1 different, 2 not comparable",
+        epilog="exit status: 0 equal, 1 different, 2 not comparable. "
+        "example: python -m runtime.parity model.int8.onnx model.int8.onnx --data recording.h5 "
+        "--b-library never",
     )
     parser.add_argument("a", metavar="A.onnx", type=Path)
     parser.add_argument("b", metavar="B.onnx", type=Path, help="may be the same file as A")

@@ -18,7 +18,7 @@ from calib_data.console import progress, run
 from calib_data.files import atomic_path
 from models import SpikingFireNet, load_checkpoint
 from quant import IntegerNetwork, IntegerState, QuantOptions, quantize
-from training.config import ConfigError
+from training.config import ConfigError, load_config
 from training.data import Sequence, load_sequence, scene_path
 from training.validation import FlowErrors, evaluate, evaluate_steps
 
@@ -77,7 +77,9 @@ def _table(rows: list[Any]) -> str:
     return "\n".join(lines)
 
 
-def card(name: str, model: SpikingFireNet, summary: dict[str, Any], rows: list[Any]) -> str:
+def card(
+    name: str, model: SpikingFireNet, summary: dict[str, Any], config_path: Path, rows: list[Any]
+) -> str:
     """The model card, Markdown."""
     config = summary["config"]
     data, loss = config["data"], config["loss"]
@@ -94,9 +96,9 @@ times {model.config.flow_scaling:g}; x points right, y down.
 {data["duration"]:g} s, 30 flow maps per second), random crops of {data["crop"]} pixels, flips and
 polarity swaps; one window is one flow interval. No recorded data.
 
-**Training.** Supervised relative endpoint error, {summary["updates"]} updates of
-{config["batch_size"]} sequences of {loss["window_loss"]} windows with the state carried along,
-Adam at {config["optimizer"]["lr"]:g} with cosine decay, batch norm folded afterwards, seed
+**Training.** Supervised relative endpoint error, {summary["updates"]} updates (of a schedule of
+{config["updates"]}) of {config["batch_size"]} sequences of {loss["window_loss"]} windows with the
+state carried along, Adam at {config["optimizer"]["lr"]:g} with cosine decay, batch norm folded afterwards, seed
 {config["seed"]}. {summary["wall_seconds"] / 60:.0f} minutes on a shared {summary["machine"]},
 torch {summary["torch"]}. Kept is the network with the lowest error on
 {data["validation_scenes"]} validation scenes ({summary["best_validation_aee"]:.3f} pixels).
@@ -108,17 +110,14 @@ and of each window, which no predictor without the ground truth knows.
 
 {_table(rows)}
 
-**Limits.** Trained on similarity motions of flat textures without noise models of a particular
-sensor, for displacements up to about ten pixels per window; not evaluated on MVSEC.
+**Limits.** Trained on similarity motions of flat textures with a generic sensor model, for
+displacements up to about ten pixels per window; not evaluated on MVSEC.
 
 **Reproduce.**
 
-    python -m training.fit --config <the configuration below, as YAML> --out runs/{name} --threads 1
-    python -m training.card --run runs/{name} --out models/weights
-
-```json
-{json.dumps(config, indent=1)}
-```
+    python -m training.fit --config {config_path} --out runs/{name} --threads 1 \\
+        --stop-after {summary["updates"]}
+    python -m training.card --run runs/{name} --config {config_path} --out models/weights
 """
 
 
@@ -127,9 +126,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.card",
         description="Copy a run's best weights and write their model card.",
-        epilog="example: python -m training.card --run runs/first --out models/weights",
+        epilog="example: python -m training.card --run runs/first "
+        "--config configs/train_snn.yml --out models/weights",
     )
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--config", type=Path, required=True, help="the run's configuration")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and card")
     arguments = parser.parse_args(argv)
     source = arguments.run / "best.safetensors"
@@ -138,6 +139,8 @@ def main(argv: list[str] | None = None) -> int:
         data = summary["config"]["data"]
     except (ValueError, KeyError) as error:
         raise ConfigError(f"{arguments.run}/summary.json: not a run's summary ({error})") from None
+    if load_config(arguments.config).model_dump(mode="json") != summary["config"]:
+        raise ConfigError(f"{arguments.run} was not made with {arguments.config}")
     model = load_checkpoint(source)
     name = f"{model.config.model}-{model.config.channels}"
     rows = test_rows(model, Path(data["cache"]), tuple(data["resolution"]))
@@ -145,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     with atomic_path(arguments.out / f"{name}.safetensors") as path:
         shutil.copyfile(source, path)
     with atomic_path(arguments.out / f"{name}.md") as path:
-        path.write_text(card(name, model, summary, rows))
+        path.write_text(card(name, model, summary, arguments.config, rows))
     print(arguments.out / f"{name}.md")
     return 0
 

@@ -49,13 +49,13 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.import_module
 
     def without_torch(name: str, *rest: Any) -> Any:
-        if name == "quant.ptq":
+        if name == "export.qdq":
             raise ModuleNotFoundError("no torch", name="torch.nn")
         return real(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", without_torch)
     with pytest.raises(cli.CommandError, match=r"needs the package 'torch'.*spikedeploy\[export\]"):
-        cli.command_main("ptq")
+        cli.command_main("qdq")
 
 
 def test_own_missing_module_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
