@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -58,6 +59,41 @@ def progress(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         yield from bar.track(iterable, total=total, description=description)
+
+
+class MissingExtra(ImportError):
+    """An optional dependency is not installed."""
+
+    user_error = True
+
+
+def demand(extra: str, needed: Iterable[str]) -> None:
+    """For a package's ``__init__``: stop with one clear error unless the extra is installed.
+
+    Args:
+        extra: of the distribution, such as "export".
+        needed: top-level modules that it brings.
+    """
+    for name in needed:
+        if importlib.util.find_spec(name) is None:
+            stop(
+                MissingExtra(
+                    f"needs the package {name!r}, which is not installed; "
+                    f"pip install 'spikedeploy[{extra}]'"
+                )
+            )
+
+
+def stop(error: Exception) -> NoReturn:
+    """Raise the error, or end in one line while Python looks for a ``-m`` command's module.
+
+    Python imports a command's package before the command itself, and calls the program "-m"
+    meanwhile; no ``run`` is there yet to catch anything.
+    """
+    if sys.argv[0] == "-m":
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    raise error
 
 
 def _one_line(error: BaseException) -> str:

@@ -98,8 +98,8 @@ polarity swaps; one window is one flow interval. No recorded data.
 
 **Training.** Supervised relative endpoint error, {summary["updates"]} updates (of a schedule of
 {config["updates"]}) of {config["batch_size"]} sequences of {loss["window_loss"]} windows with the
-state carried along, Adam at {config["optimizer"]["lr"]:g} with cosine decay, batch norm folded afterwards, seed
-{config["seed"]}. {summary["wall_seconds"] / 60:.0f} minutes on a shared {summary["machine"]},
+state carried along, Adam at {config["optimizer"]["lr"]:g} with cosine decay, batch norm folded
+afterwards, seed {config["seed"]}. {summary["wall_seconds"] / 60:.0f} minutes on a shared {summary["machine"]},
 torch {summary["torch"]}. Kept is the network with the lowest error on
 {data["validation_scenes"]} validation scenes ({summary["best_validation_aee"]:.3f} pixels).
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from calib_data import console
 from calib_data.console import progress, run
 from calib_data.errors import DataError
 from calib_data.files import atomic_path
@@ -85,3 +86,16 @@ def test_failure_leaves_the_old_file(tmp_path: Path) -> None:
 def test_folder_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match="name a file"), atomic_path(tmp_path):
         pass
+
+
+def test_a_missing_extra_is_named():
+    with pytest.raises(console.MissingExtra, match=r"'no_such_module'.*spikedeploy\[export\]"):
+        console.demand("export", ["sys", "no_such_module"])
+
+
+def test_a_command_without_its_extra_ends_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["-m"])
+    with pytest.raises(SystemExit) as ended:
+        console.demand("export", ["no_such_module"])
+    assert ended.value.code == console.EXIT_USER_ERROR
+    assert capsys.readouterr().err.startswith("error: needs the package 'no_such_module'")
