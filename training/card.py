@@ -99,9 +99,10 @@ polarity swaps; one window is one flow interval. No recorded data.
 **Training.** Supervised relative endpoint error, {summary["updates"]} updates (of a schedule of
 {config["updates"]}) of {config["batch_size"]} sequences of {loss["window_loss"]} windows with the
 state carried along, Adam at {config["optimizer"]["lr"]:g} with cosine decay, batch norm folded
-afterwards, seed {config["seed"]}. {summary["wall_seconds"] / 60:.0f} minutes on a shared {summary["machine"]},
-torch {summary["torch"]}. Kept is the network with the lowest error on
-{data["validation_scenes"]} validation scenes ({summary["best_validation_aee"]:.3f} pixels).
+afterwards, seed {config["seed"]}. {summary["wall_seconds"] / 60:.0f} minutes on
+a shared {summary["machine"]}, torch {summary["torch"]}. Kept is the network with the
+lowest error, {summary["best_validation_aee"]:.3f} pixels, on {data["validation_scenes"]}
+validation scenes.
 
 **Test.** Six further scenes; mean endpoint error in pixels per window on pixels with events, the
 first three windows not scored. *Integer* is the network after post-training quantization with
@@ -117,7 +118,8 @@ displacements up to about ten pixels per window; not evaluated on MVSEC.
 
     python -m training.fit --config {config_path} --out runs/{name} --threads 1 \\
         --stop-after {summary["updates"]}
-    python -m training.card --run runs/{name} --config {config_path} --out models/weights
+    python -m training.card --run runs/{name} --config {config_path} \\
+        --out models/weights
 """
 
 
