@@ -69,7 +69,11 @@ def resident_bytes() -> tuple[int, int]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.memory",
+        description="Memory of one artifact.",
+        epilog="example: python -m bench.memory model.int8.onnx",
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--resolution", type=int, nargs=2, metavar=("H", "W"))
     parser.add_argument("--threads", type=int, default=1)

@@ -14,7 +14,7 @@ from rich.table import Table
 from calib_data.console import run
 from calib_data.files import atomic_path
 from calib_data.npz import open_events
-from calib_data.windows import MODES
+from calib_data.windows import MODES, count_windows
 from export.drive import Driven, DriveOptions, default_sequence, drive_artifacts
 from export.errors import ExportError
 from export.float import NOMINAL_RESOLUTION
@@ -37,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
     arguments = _parser().parse_args(argv)
     check_house()
+    if arguments.run:
+        _check_recording(arguments)
     model = load_network(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     quiet = arguments.json
@@ -53,6 +55,18 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps(results))
     return 0
+
+
+def _check_recording(arguments: argparse.Namespace) -> None:
+    """A recording that cannot be scored is refused before anything is exported."""
+    if not arguments.mode.startswith("gtflow"):
+        raise ExportError(
+            f"--run scores flow, which mode {arguments.mode} has no ground truth for; "
+            "export without --run and use runtime.evaluate"
+        )
+    if arguments.data is not None:
+        with open_events(arguments.data) as file:
+            count_windows(file, arguments.mode, arguments.window)
 
 
 def _export(model: SpikingFireNet, arguments: argparse.Namespace, quiet: bool) -> Exported:

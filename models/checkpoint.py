@@ -168,8 +168,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
     except Exception:
         # torch raises several types here; each means "not a plain dict of tensors".
         raise CheckpointError(
-            f"{path}: not a plain state dict. A pickled module can run any code when it is "
-            "loaded, so it is refused: in the project that made it, write "
+            f"{path}: no checkpoint, or not a plain state dict. A pickled module can run any code "
+            "when it is loaded, so it is refused: in the project that made it, write "
             "torch.save(model.state_dict(), 'weights.pth') and load that file"
         ) from None
     for key in _CONTAINERS:

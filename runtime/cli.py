@@ -19,6 +19,7 @@ COMMANDS = {
     "bench.recordings": "artifacts on a folder of real recordings",
     "calib_data.synthetic": "render a synthetic recording with exact flow",
     "training.fit": "train a network",
+    "training.card": "ship a trained network with its model card",
 }
 """Module of each command; its last part is a short name."""
 

@@ -28,9 +28,9 @@ from calib_data.windows import MODES
 from runtime.artifact import LoadedModel, load_model
 from runtime.house import start_command
 from runtime.metrics import SequenceScore
-from runtime.parity import positive
+from runtime.parity import positive, positive_length
 from runtime.runner import Runner
-from runtime.sequence import Drive, StepRecord, drive
+from runtime.sequence import Drive, StepRecord, default_window, drive
 from runtime.session import StatefulSession, Stream
 from runtime.warping import EVENTS_PER_VALUE
 
@@ -180,14 +180,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     start_command()
     loaded = [load_model(path) for path in (arguments.model, arguments.against) if path]
-    plan = Drive(
-        mode=arguments.mode,
-        window=arguments.window,
-        warmup=arguments.warmup,
-        limit=arguments.limit,
-        fwl_events=_fwl_events(arguments),
-    )
-    with open_events(arguments.data) as file:
+    with open_events(arguments.data, arguments.resolution) as file:
+        plan = Drive(
+            mode=arguments.mode,
+            window=arguments.window or default_window(arguments.mode, file.resolution),
+            warmup=arguments.warmup,
+            limit=arguments.limit,
+            fwl_events=_fwl_events(arguments),
+        )
         runners = {
             name: _runner(model, file.resolution, arguments)
             for name, model in zip(_names(loaded), loaded, strict=True)
@@ -314,9 +314,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", choices=MODES, default="gtflow_dt1", help="how windows are cut")
     parser.add_argument(
         "--window",
-        type=float,
-        default=1.0,
-        help="their length: events, seconds, frames or flow maps (default: %(default)s)",
+        type=positive_length,
+        help="their length: events, seconds, frames or flow maps (default: 1 frame or flow map, "
+        "1/30 s, or 1000 events per 128 x 128 pixels)",
+    )
+    parser.add_argument(
+        "--resolution",
+        type=positive,
+        nargs=2,
+        metavar=("H", "W"),
+        help="sensor size of a recording that does not tell it",
     )
     parser.add_argument(
         "--warmup", type=int, default=0, metavar="N", help="windows at the start not to score"

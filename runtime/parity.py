@@ -35,7 +35,7 @@ from runtime.house import start_command
 from runtime.metadata import Artifact, State
 from runtime.reference import ReferenceStream
 from runtime.runner import Array, Runner, encode
-from runtime.sequence import check_resolution
+from runtime.sequence import check_resolution, default_window
 from runtime.session import BINDINGS, LIBRARY_CHOICES, OPTIMIZATIONS, StatefulSession
 
 RUNTIMES = ("onnxruntime", "reference")
@@ -268,15 +268,14 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     arguments = _parser().parse_args(argv)
     start_command()
-    with open_events(arguments.data) as file:
+    with open_events(arguments.data, arguments.resolution) as file:
+        window = arguments.window or default_window(arguments.mode, file.resolution)
         a, b = (_runner(arguments, side, file.resolution) for side in ("a", "b"))
         check_comparable(a.artifact, b.artifact)
         for runner in (a, b):
             check_resolution(runner, file)
-        total = min(count_windows(file, arguments.mode, arguments.window), arguments.steps)
-        steps = steps_of(
-            file, a.artifact, b.artifact, arguments.mode, arguments.window, arguments.steps
-        )
+        total = min(count_windows(file, arguments.mode, window), arguments.steps)
+        steps = steps_of(file, a.artifact, b.artifact, arguments.mode, window, arguments.steps)
         result = compare(a, b, console.progress(steps, "comparing", total))
     if arguments.json is not None:
         with atomic_path(arguments.json) as path:
@@ -329,7 +328,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, type=Path, metavar="F", help="recording")
     parser.add_argument("--steps", type=positive, default=1000, metavar="N")
     parser.add_argument("--mode", choices=MODES, default="gtflow_dt1")
-    parser.add_argument("--window", type=float, default=1.0)
+    parser.add_argument(
+        "--window",
+        type=positive_length,
+        help="length of a window (default: 1 frame or flow map, 1/30 s, or 1000 events per "
+        "128 x 128 pixels)",
+    )
+    parser.add_argument(
+        "--resolution",
+        type=positive,
+        nargs=2,
+        metavar=("H", "W"),
+        help="sensor size of a recording that does not tell it",
+    )
     parser.add_argument("--json", type=Path, metavar="F", help="write the result there")
     for side, name in itertools.product("ab", ("runtime", "library", "threads")):
         what = {
@@ -352,6 +363,17 @@ def positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
+
+
+def positive_length(text: str) -> float:
+    """A command-line length above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value
 
 

@@ -86,6 +86,17 @@ class Drive:
         return total if self.limit is None else min(total, self.limit)
 
 
+def default_window(mode: str, resolution: tuple[int, int]) -> float:
+    """Length of a window where none is given, in the unit of the mode.
+
+    One image or flow map; a thirtieth of a second; or 1000 events at 128 x 128 pixels, and as many
+    per pixel at other sizes, which is what event_flow trains on.
+    """
+    if mode == "events":
+        return max(1, round(1000 / 128**2 * resolution[0] * resolution[1]))
+    return 1 / 30 if mode == "time" else 1.0
+
+
 def check_resolution(runner: Runner, file: EventSource) -> None:
     """Raise EvaluationError unless the network takes images of the recording's size."""
     if runner.resolution is not None and tuple(runner.resolution) != tuple(file.resolution):
