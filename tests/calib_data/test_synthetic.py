@@ -187,6 +187,8 @@ def test_command_line_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     out = tmp_path / "scene.h5"
     assert run(main, ["--out", str(out), "--duration", "-1"]) == 2
     assert capsys.readouterr().err == "error: duration must be above 0, got -1.0\n"
+    assert run(main, ["--out", str(tmp_path / "scene.txt"), "--duration", "0.1"]) == 2
+    assert "name the file .h5 or .hdf5" in capsys.readouterr().err
     blocked = tmp_path / "file"
     blocked.touch()
     assert run(main, ["--out", str(blocked / "scene.h5"), "--duration", "0.1"]) == 2

@@ -75,7 +75,10 @@ def test_the_process_leaves_no_trace_in_the_bytes(tmp_path: Path) -> None:
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "absent checkpoint": (["--checkpoint", "{tmp}/absent.pth"], "absent.pth: No such file"),
-    "damaged checkpoint": (["--checkpoint", "{tmp}/damaged.pth"], "damaged.pth: not a plain state"),
+    "damaged checkpoint": (
+        ["--checkpoint", "{tmp}/damaged.pth"],
+        "damaged.pth: no checkpoint, or not a plain state",
+    ),
     "foreign checkpoint": (["--checkpoint", "{tmp}/foreign.pth"], "'encoder.weight'"),
     "folder as checkpoint": (["--checkpoint", "{tmp}/folder"], "folder: Is a directory"),
     "both sources": (["--untrained", "--checkpoint", "{checkpoint}"], "exclude each other"),

@@ -142,10 +142,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "output is a file": (["--out", "{tmp}/text.h5"], "text.h5"),
     "absent sequence": (["--run", "--data", "{tmp}/absent.h5"], "absent.h5"),
     "sequence without flow": (["--run", "--data", "{tmp}/noflow.h5"], "noflow.h5"),
-    "window mode": (
-        ["--run", "--mode", "events", "--window", "-5"],
-        "window",
-    ),
+    "window length": (["--run", "--window", "-5"], "window"),
+    "mode without ground truth": (["--run", "--mode", "events"], "no ground truth"),
     "threads": (["--run", "--threads", "0"], "threads"),
     "parity steps": (["--run", "--parity-steps", "0"], "steps"),
     "limit": (["--run", "--limit", "0"], "limit"),

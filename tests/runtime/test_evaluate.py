@@ -16,7 +16,7 @@ from runtime import EvaluationError, StatefulSession, evaluate
 from runtime.metadata import Artifact
 from runtime.metrics import valid_ground_truth
 from runtime.runner import Array, Flow
-from runtime.sequence import Drive, drive
+from runtime.sequence import Drive, default_window, drive
 
 
 class Constant:
@@ -192,3 +192,10 @@ def test_command_errors_are_one_line(
     assert run(make_file(), "--data", recording, "--mode", "gtflow_dt4") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4 and all(line.startswith("error: ") for line in lines)
+
+
+def test_windows_have_a_sensible_default_in_every_mode() -> None:
+    assert default_window("events", (128, 128)) == 1000
+    assert default_window("events", (256, 256)) == 4000
+    assert default_window("time", (128, 128)) == pytest.approx(1 / 30)
+    assert default_window("gtflow_dt1", (128, 128)) == 1
