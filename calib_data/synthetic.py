@@ -333,7 +333,7 @@ def _json(value: Any) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    if FilePath(arguments.out).suffix.lower() not in (".h5", ".hdf5"):
+    if Path(arguments.out).suffix.lower() not in (".h5", ".hdf5"):
         raise DataError(f"{arguments.out}: name the file .h5 or .hdf5, or it cannot be opened")
     config = _config(arguments)
     path = write_scene(config, arguments.out, progress=not arguments.json)
