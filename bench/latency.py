@@ -31,10 +31,10 @@ from calib_data import console
 from calib_data.events import Events
 from calib_data.files import atomic_path
 from calib_data.windows import MODES
+from runtime.arguments import positive
 from runtime.artifact import LoadedModel, load_model
 from runtime.evaluate import table_console
 from runtime.house import start_command
-from runtime.parity import positive
 from runtime.runner import Array
 from runtime.session import StatefulSession, Stream
 from runtime.timing import Timing, time_interleaved, times_faster

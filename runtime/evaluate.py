@@ -24,11 +24,10 @@ from calib_data import console
 from calib_data.events import EventSource
 from calib_data.files import atomic_path
 from calib_data.npz import open_events
-from calib_data.windows import MODES
+from runtime.arguments import add_recording_arguments, positive
 from runtime.artifact import LoadedModel, load_model
 from runtime.house import start_command
 from runtime.metrics import SequenceScore
-from runtime.parity import positive, positive_length
 from runtime.runner import Runner
 from runtime.sequence import Drive, StepRecord, default_window, drive
 from runtime.session import StatefulSession, Stream
@@ -309,22 +308,8 @@ def _parser() -> argparse.ArgumentParser:
         "--against model.float.onnx",
     )
     parser.add_argument("model", metavar="model.onnx", type=Path)
-    parser.add_argument("--data", required=True, type=Path, metavar="F", help="recording")
+    add_recording_arguments(parser)
     parser.add_argument("--against", type=Path, metavar="other.onnx", help="a second artifact")
-    parser.add_argument("--mode", choices=MODES, default="gtflow_dt1", help="how windows are cut")
-    parser.add_argument(
-        "--window",
-        type=positive_length,
-        help="their length: events, seconds, frames or flow maps (default: 1 frame or flow map, "
-        "1/30 s, or 1000 events per 128 x 128 pixels)",
-    )
-    parser.add_argument(
-        "--resolution",
-        type=positive,
-        nargs=2,
-        metavar=("H", "W"),
-        help="sensor size of a recording that does not tell it",
-    )
     parser.add_argument(
         "--warmup", type=int, default=0, metavar="N", help="windows at the start not to score"
     )

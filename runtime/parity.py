@@ -27,7 +27,8 @@ from calib_data import console
 from calib_data.events import EventSource
 from calib_data.files import atomic_path
 from calib_data.npz import open_events
-from calib_data.windows import MODES, count_windows, iterate_windows
+from calib_data.windows import count_windows, iterate_windows
+from runtime.arguments import add_recording_arguments, positive
 from runtime.artifact import load_model
 from runtime.errors import ParityError
 from runtime.graph_checks import FLOW_ACC
@@ -325,22 +326,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("a", metavar="A.onnx", type=Path)
     parser.add_argument("b", metavar="B.onnx", type=Path, help="may be the same file as A")
-    parser.add_argument("--data", required=True, type=Path, metavar="F", help="recording")
+    add_recording_arguments(parser)
     parser.add_argument("--steps", type=positive, default=1000, metavar="N")
-    parser.add_argument("--mode", choices=MODES, default="gtflow_dt1")
-    parser.add_argument(
-        "--window",
-        type=positive_length,
-        help="length of a window (default: 1 frame or flow map, 1/30 s, or 1000 events per "
-        "128 x 128 pixels)",
-    )
-    parser.add_argument(
-        "--resolution",
-        type=positive,
-        nargs=2,
-        metavar=("H", "W"),
-        help="sensor size of a recording that does not tell it",
-    )
     parser.add_argument("--json", type=Path, metavar="F", help="write the result there")
     for side, name in itertools.product("ab", ("runtime", "library", "threads")):
         what = {
@@ -353,28 +340,6 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{side}-optimization", choices=OPTIMIZATIONS, default="all")
         parser.add_argument(f"--{side}-binding", choices=BINDINGS, default="auto")
     return parser
-
-
-def positive(text: str) -> int:
-    """A command-line number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return value
-
-
-def positive_length(text: str) -> float:
-    """A command-line length above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
 
 
 if __name__ == "__main__":
