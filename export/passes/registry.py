@@ -1,0 +1,25 @@
+"""The passes this version knows, in the order in which they usefully run."""
+
+from __future__ import annotations
+
+import difflib
+
+from export.errors import ExportError
+from export.passes.base import GraphPass
+from export.passes.clean import Clean
+
+PASSES: tuple[type[GraphPass], ...] = (Clean,)
+"""Every pass; a new one gets a line here."""
+
+
+def find_pass(name: str) -> type[GraphPass]:
+    """The pass of that name.
+
+    Raises:
+        ExportError: there is none; the nearest name is given.
+    """
+    known = {entry.name: entry for entry in PASSES}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        raise ExportError(f"no pass {name!r}; nearest is {near[0]!r}, --list shows all")
+    return known[name]
