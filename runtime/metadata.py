@@ -27,14 +27,15 @@ ENCODINGS = ("cnt", "voxel")
 ROLES = ("mem", "spike")
 LAYOUTS = ("NCHW", "NHWC", "packed32")
 DTYPES = ("float32", "int16", "int8", "uint8", "uint32")
+EVENT_DTYPES = ("float32", "uint8")
 RESETS = ("zero", "subtract", "none")
 FREE_DIMENSIONS = ("N", "H", "W")
 
 _STATE_DTYPES = {
     ("float", "mem"): ("float32",),
     ("float", "spike"): ("float32",),
-    ("qdq", "mem"): ("float32",),
-    ("qdq", "spike"): ("float32",),
+    ("qdq", "mem"): ("float32", "int16", "int8"),
+    ("qdq", "spike"): ("float32", "uint8", "uint32"),
     ("int8", "mem"): ("int16", "int8"),
     ("int8", "spike"): ("uint8", "uint32"),
 }
@@ -83,7 +84,7 @@ class State:
 
 @dataclass(frozen=True)
 class Layer:
-    """One spiking layer; the integer fields are None except in int8 artifacts."""
+    """One spiking layer; the integer fields are None where the neuron computes in float32."""
 
     name: str
     recurrent: bool
@@ -125,6 +126,7 @@ class Artifact:
     resolution: (H, W) the file was made for; nominal only where ``spatial_free``.
     flow_scaling: pixels per window for one unit of the ``flow`` output.
     head: what is recorded about the flow head (``weight_scale`` of its two channels in int8 files).
+    events: element type of the ``events`` input where it is not the usual one of the kind.
     """
 
     model: str
@@ -141,11 +143,13 @@ class Artifact:
     version: str = ""
     schema: int = SCHEMA
     extra: Mapping[str, Any] = field(default_factory=dict)
+    events: str | None = None
 
     @property
     def event_dtype(self) -> npt.DTypeLike:
-        """Element type of the ``events`` input: uint8 for int8 files, float32 otherwise."""
-        return np.dtype(np.uint8 if self.kind == "int8" else np.float32)
+        """Element type of the ``events`` input: ``events``, else uint8 for int8 files and float32
+        otherwise."""
+        return np.dtype(self.events or ("uint8" if self.kind == "int8" else "float32"))
 
     @property
     def is_integer(self) -> bool:
@@ -176,6 +180,8 @@ class Artifact:
             "checkpoint_sha256": self.checkpoint_sha256,
             "version": self.version,
         }
+        if self.events is not None:
+            values["events"] = self.events
         return values | dict(self.extra)
 
     def to_json(self) -> str:
@@ -334,10 +340,18 @@ def _parse_artifact(reader: _Reader) -> Artifact:
         checkpoint_sha256=reader.text("checkpoint_sha256", ""),
         version=reader.text("version", ""),
         schema=SCHEMA,
+        events=_parse_events(reader, kind),
         extra=reader.rest(),
     )
     _check_whole(reader, artifact)
     return artifact
+
+
+def _parse_events(reader: _Reader, kind: str) -> str | None:
+    """The element type of the events, where a qdq file says that it is not float32."""
+    if kind != "qdq" or reader.get("events", None) is None:
+        return None
+    return reader.choice("events", EVENT_DTYPES)
 
 
 def _parse_layer(reader: _Reader, kind: str) -> Layer:
@@ -352,7 +366,7 @@ def _parse_layer(reader: _Reader, kind: str) -> Layer:
         "stride": reader.integer("stride", 1, 255),
         "reset": reader.choice("reset", RESETS),
     }
-    if kind == "int8":
+    if kind == "int8" or (kind == "qdq" and "mem_bits" in reader.values):
         common["mem_bits"] = mem_bits = reader.integer("mem_bits", 8, 16)
         if mem_bits not in (8, 16):
             raise reader.error(f"has mem_bits = {mem_bits}, expected 8 or 16")
@@ -361,6 +375,8 @@ def _parse_layer(reader: _Reader, kind: str) -> Layer:
         common["decay"] = reader.integers("decay", channels, 0, 256)
         common["threshold"] = reader.integers("threshold", channels, 0, (1 << mem_bits - 1) - 1)
         common["weight_scale"] = reader.scales("weight_scale", channels)
+    elif kind == "qdq":
+        common["weight_bits"] = reader.optional_integer("weight_bits", 1, 8)
     return Layer(**common, extra=reader.rest())
 
 

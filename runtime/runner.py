@@ -50,7 +50,7 @@ def encode(artifact: Artifact, events: Events, resolution: tuple[int, int]) -> A
         SessionError: an integer artifact with voxel input, which has no integer encoding yet.
     """
     if artifact.encoding == "cnt":
-        limit = COUNT_LIMIT if artifact.is_integer else None
+        limit = COUNT_LIMIT if artifact.event_dtype == np.uint8 else None
         return event_counts(events, resolution, artifact.event_dtype, limit)[np.newaxis]
     if artifact.is_integer:
         raise SessionError(
@@ -73,12 +73,13 @@ def check_events(
         raise SessionError(f"events must be a NumPy array {wanted}, got {type(events).__name__}")
     given = f"{events.dtype} {list(events.shape)}"
     if events.dtype != artifact.event_dtype:
-        hint = "; saturate counts at 127 and cast, or use encode()" if artifact.is_integer else ""
+        integer = artifact.event_dtype == np.uint8
+        hint = "; saturate counts at 127 and cast, or use encode()" if integer else ""
         raise SessionError(f"events must be {wanted}, got {given}{hint}")
     size = events.shape[2:] if resolution is None else resolution
     if events.shape != (batch, artifact.num_bins, *size) or len(size) != 2 or 0 in size:
         raise SessionError(f"events must be {wanted}, got {given}")
-    if artifact.is_integer and int(events.max(initial=0)) > COUNT_LIMIT:
+    if events.dtype == np.uint8 and int(events.max(initial=0)) > COUNT_LIMIT:
         raise SessionError(
             f"events hold a count of {int(events.max())}; integer networks take counts up to "
             f"{COUNT_LIMIT}: saturate them, or use encode()"

@@ -1,0 +1,179 @@
+"""The source graph: a quantized network in the canonical QDQ spelling.
+
+Every convolution has dequantized inputs, every membrane is an integer state between a
+``DequantizeLinear`` and a ``QuantizeLinear`` around ``snn::LIF``, and every constant says with its
+scale which integer it stands for. It is what both PyTorch exporters give after the canonicalising
+passes, and what the passes turn into integer graphs: the integers of the
+:class:`quant.spec.NetworkSpec` can be read back from it exactly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+import lif_op.spec
+from export.graphs.builder import Dims, GraphBuilder, tool_version
+from quant.spec import DECAY_UNIT, ConvSpec, LayerSpec, NetworkSpec
+from runtime.metadata import Artifact, Layer
+
+CURRENT_ZERO_POINT = 128
+
+Float32 = npt.NDArray[np.float32]
+
+
+def source_model(spec: NetworkSpec, dims: Dims, *, conv_only: bool = False) -> onnx.ModelProto:
+    """Build the source graph of a network.
+
+    Input ``events`` float32 [N, num_bins, H, W], output ``flow`` float32 [N, 2, H, W]; states
+    ``mem.<layer>`` int16 or int8 and, of recurrent layers, ``spike.<layer>`` float32, all NCHW.
+    A file of kind ``qdq``.
+
+    Args:
+        spec: the integers.
+        dims: fixed or free batch and spatial dimensions.
+        conv_only: only the convolutions are quantized: membranes are float32 states.
+    """
+    builder = GraphBuilder(spec.model)
+    x = builder.input("events", "float32", dims.shape(spec.num_bins))
+    for layer in spec.layers:
+        x = add_source_layer(builder, x, layer, dims, conv_only=conv_only)
+    acc = _conv(builder, _unit_quantized(builder, x, "pred.x"), spec.head, spec.head.weight, "pred")
+    builder.output(builder.op("Tanh", [acc], "flow"), "float32", dims.shape(2))
+    return builder.model([lif_op.spec.function("LIF")], _artifact(builder, spec, dims))
+
+
+def add_source_layer(
+    builder: GraphBuilder, x: ir.Value, layer: LayerSpec, dims: Dims, *, conv_only: bool = False
+) -> ir.Value:
+    """Add one quantized ConvLIF layer with its states; returns the spikes, float32 0 or 1."""
+    shape = dims.shape(layer.channels)
+    current = _current(builder, x, layer, dims)
+    dtype = "float32" if conv_only else f"int{layer.mem_bits}"
+    mem = builder.state_input("mem", layer.name, dtype, shape)
+    grid = _membrane_grid(builder, layer)
+    axis = {"axis": 1} if layer.current == "accumulator" else None
+    if not conv_only:
+        mem = builder.op("DequantizeLinear", [mem, *grid], f"{layer.name}.mem_dq", axis)
+    beta = (layer.decay.astype(np.float64) / DECAY_UNIT).astype(np.float32)
+    inputs = [
+        current,
+        mem,
+        builder.constant(f"{layer.name}.beta", beta),
+        builder.constant(f"{layer.name}.threshold", real_threshold(layer)),
+    ]
+    spike, mem_out = builder.neuron("LIF", inputs, layer.name, {"reset": layer.reset})
+    if not conv_only:
+        mem_out.name = f"{layer.name}.mem_real"
+        mem_out = builder.op("QuantizeLinear", [mem_out, *grid], f"mem_out.{layer.name}", axis)
+    builder.state_output(mem_out, dtype, shape)
+    if layer.weight_rec is not None:
+        builder.state_output(spike, "float32", shape)
+    return spike
+
+
+def real_threshold(layer: LayerSpec) -> Float32:
+    """Thresholds in the current's real unit, float32 [C], from which the integers follow.
+
+    A float neuron's threshold is positive, so 0 is written as half a unit of the membrane: no
+    membrane on the grid lies between the two.
+    """
+    units = np.where(layer.threshold > 0, layer.threshold.astype(np.float64), 0.5)
+    real = units * _current_scale(layer) / 2.0**layer.frac_bits
+    return real.astype(np.float32)
+
+
+def _current_scale(layer: LayerSpec) -> npt.NDArray[np.float64]:
+    """Real value of one unit of the current: [C], or a scalar for uint8 currents."""
+    if layer.current_scale is None:
+        return layer.conv.weight_scale
+    return np.array(layer.current_scale, np.float64)
+
+
+def _membrane_grid(builder: GraphBuilder, layer: LayerSpec) -> list[ir.Value]:
+    """Scale and zero point of a layer's membrane: per channel, or scalars for uint8 currents."""
+    scale = (_current_scale(layer) / 2.0**layer.frac_bits).astype(np.float32)
+    zero = np.zeros(scale.shape, f"int{layer.mem_bits}")
+    name = layer.name
+    if scale.ndim == 0:
+        return [
+            builder.scalar(f"{name}.mem_scale", float(scale), np.float32),
+            builder.scalar(f"{name}.mem_zero", 0, zero.dtype),
+        ]
+    return [
+        builder.constant(f"{name}.mem_scale", scale),
+        builder.constant(f"{name}.mem_zero", zero),
+    ]
+
+
+def _unit_quantized(builder: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
+    """Counts or spikes through uint8 with scale 1, which loses nothing."""
+    unit = [builder.scalar("unit.scale", 1.0, np.float32), builder.scalar("unit.zero", 0, np.uint8)]
+    quantized = builder.op("QuantizeLinear", [x, *unit], f"{name}_q")
+    return builder.op("DequantizeLinear", [quantized, *unit], f"{name}_dq")
+
+
+def _current(builder: GraphBuilder, x: ir.Value, layer: LayerSpec, dims: Dims) -> ir.Value:
+    name, weight = layer.name, layer.conv.weight
+    x = _unit_quantized(builder, x, f"{name}.x")
+    if layer.weight_rec is not None:
+        previous = builder.state_input("spike", name, "float32", dims.shape(layer.channels))
+        both = [x, _unit_quantized(builder, previous, f"{name}.prev")]
+        x = builder.op("Concat", both, f"{name}.inputs", {"axis": 1})
+        weight = np.concatenate([weight, layer.weight_rec], axis=1)
+    current = _conv(builder, x, layer.conv, weight, name)
+    if layer.current == "accumulator":
+        return current
+    grid = [
+        builder.scalar(f"{name}.current_scale", float(_current_scale(layer)), np.float32),
+        builder.scalar("current.zero", CURRENT_ZERO_POINT, np.uint8),
+    ]
+    quantized = builder.op("QuantizeLinear", [current, *grid], f"{name}.current_q")
+    return builder.op("DequantizeLinear", [quantized, *grid], f"{name}.current")
+
+
+def _conv(
+    builder: GraphBuilder, x: ir.Value, conv: ConvSpec, weight: npt.NDArray[np.int8], name: str
+) -> ir.Value:
+    """A convolution with dequantized weight and bias, for an input of scale 1."""
+    channels = weight.shape[0]
+    scale = builder.constant(f"{name}.scale", conv.weight_scale.astype(np.float32))
+    inputs = [x]
+    for what, integers in (("weight", weight), ("bias", conv.bias)):
+        zero = builder.constant(f"{name}.{what}_zero", np.zeros(channels, integers.dtype))
+        values = builder.constant(f"{name}.{what}", integers)
+        inputs.append(
+            builder.op("DequantizeLinear", [values, scale, zero], f"{name}.{what}_dq", {"axis": 0})
+        )
+    attributes = {"strides": [conv.stride] * 2, "pads": [conv.padding] * 4}
+    return builder.op("Conv", inputs, f"{name}.conv", attributes)
+
+
+def _layer_metadata(layer: LayerSpec, weight_bits: int) -> Layer:
+    return Layer(
+        name=layer.name,
+        recurrent=layer.weight_rec is not None,
+        channels=layer.channels,
+        kernel=layer.conv.weight.shape[2],
+        stride=layer.conv.stride,
+        reset=layer.reset,
+        weight_bits=weight_bits,
+    )
+
+
+def _artifact(builder: GraphBuilder, spec: NetworkSpec, dims: Dims) -> Artifact:
+    return Artifact(
+        model=spec.model,
+        kind="qdq",
+        encoding=spec.encoding,
+        num_bins=spec.num_bins,
+        resolution=dims.resolution,
+        spatial_free=dims.free,
+        flow_scaling=spec.flow_scaling,
+        states=tuple(builder.states),
+        layers=tuple(_layer_metadata(layer, spec.weight_bits) for layer in spec.layers),
+        checkpoint_sha256=spec.checkpoint_sha256,
+        version=tool_version(),
+    )
