@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from quant.errors import QuantError
-from quant.spec import ConvSpec, LayerSpec, NetworkSpec, membrane_limits
+from quant.spec import CURRENT_ZERO_POINT, ConvSpec, LayerSpec, NetworkSpec, membrane_limits
 
 _MEM_TYPES = {8: torch.int8, 16: torch.int16}
 
@@ -75,6 +75,23 @@ def integer_lif(
     return fires.to(torch.uint8), after.to(mem.dtype)
 
 
+def requantize(acc: Tensor, multiplier: Tensor) -> Tensor:
+    """Accumulator to an 8-bit current with zero point 128, as ONNX Runtime's QLinearConv does it.
+
+    Every operation is one float32 operation, in this order: the product, the rounding (half to
+    even), the zero point, the clamp.
+
+    Args:
+        acc: int32 [N, C, H, W].
+        multiplier: float32 [C], s_w / s_y.
+
+    Returns:
+        uint8 [N, C, H, W].
+    """
+    real = acc.to(torch.float32) * multiplier.view(1, -1, 1, 1)
+    return (torch.round(real) + CURRENT_ZERO_POINT).clamp(0, 255).to(torch.uint8)
+
+
 def integer_conv(x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
     """Integer convolution with zero padding of half the kernel; returns int32 sums.
 
@@ -111,6 +128,13 @@ class IntegerNetwork:
             acc = acc + integer_conv(spike_prev, torch.from_numpy(layer.weight_rec), 1, self._dtype)
         return acc
 
+    def current(self, layer: LayerSpec, acc: Tensor) -> Tensor:
+        """Accumulator to what the neuron receives, int32, in units of ``layer.current_unit``."""
+        if layer.current == "accumulator":
+            return acc
+        quantized = requantize(acc, torch.from_numpy(layer.multiplier))
+        return quantized.to(torch.int32) - CURRENT_ZERO_POINT
+
     def initial_state(self, layer: LayerSpec, x: Tensor) -> IntegerState:
         """Zero state of one layer for an input of x's batch and size."""
         height, width = (-(-side // layer.conv.stride) for side in x.shape[2:])
@@ -120,17 +144,21 @@ class IntegerNetwork:
             torch.zeros(shape, dtype=torch.uint8),
         )
 
-    def layer_step(self, layer: LayerSpec, x: Tensor, state: IntegerState) -> IntegerState:
-        """Advance one layer: x uint8 [N, Cin, H, W] and its state to the new state."""
-        spike, mem = integer_lif(
-            self.accumulate(layer, x, state.spike),
-            state.mem,
+    def fire(self, layer: LayerSpec, acc: Tensor, mem: Tensor) -> IntegerState:
+        """The neurons of one layer: accumulator and previous membrane to the new state."""
+        spike, after = integer_lif(
+            self.current(layer, acc),
+            mem,
             torch.from_numpy(layer.decay),
             torch.from_numpy(layer.threshold),
             layer.frac_bits,
             layer.reset,
         )
-        return IntegerState(mem, spike)
+        return IntegerState(after, spike)
+
+    def layer_step(self, layer: LayerSpec, x: Tensor, state: IntegerState) -> IntegerState:
+        """Advance one layer: x uint8 [N, Cin, H, W] and its state to the new state."""
+        return self.fire(layer, self.accumulate(layer, x, state.spike), state.mem)
 
     @torch.no_grad()
     def step(self, events: Tensor, states: dict[str, IntegerState] | None = None) -> IntegerStep:

@@ -34,22 +34,17 @@ def weight_quantizer(bits: int) -> type[Int8WeightPerChannelFloat]:
     )
 
 
-def quantize_weight(
-    weight: Tensor, weight_rec: Tensor | None, bits: int
-) -> tuple[Int8, Int8 | None, Float64]:
-    """Quantize the convolution weights of one layer on a shared scale per output channel.
-
-    Args:
-        weight: float32 [Cout, Cin, k, k].
-        weight_rec: float32 [Cout, Cout, k, k] or None.
-        bits: 2 to 8.
-
-    Returns:
-        weight int8, weight_rec int8 or None, and the scale float64 [Cout]; a channel of zero
-        weights has scale 1.
-    """
+def concatenated(weight: Tensor, weight_rec: Tensor | None) -> Tensor:
+    """Both convolutions of a layer as one: float32 [Cout, Cin (+ Cout), k, k], detached."""
     both = weight if weight_rec is None else torch.cat([weight, weight_rec], dim=1)
-    both = both.detach().float()
+    return both.detach().float()
+
+
+def largest_scale(both: Tensor, bits: int) -> Float64:
+    """Scale per output channel that reaches the largest weight, float64 [Cout] of float32 values.
+
+    A channel of zero weights has scale 1.
+    """
     convolution = QuantConv2d(
         both.shape[1],
         both.shape[0],
@@ -59,9 +54,39 @@ def quantize_weight(
     ).eval()
     with torch.no_grad():
         convolution.weight.copy_(both)
-        quantized = convolution.quant_weight()
-        integers = quantized.int().cpu().numpy().astype(np.int8)
-        scale = quantized.scale.detach().cpu().numpy().astype(np.float64).reshape(-1)
-    scale = np.where(both.abs().amax(dim=(1, 2, 3)).numpy() > 0, scale, 1.0)
+        scale = convolution.quant_weight().scale.detach().cpu().numpy()
+    zero = both.abs().amax(dim=(1, 2, 3)).numpy() == 0
+    return np.where(zero, 1.0, scale.astype(np.float64).reshape(-1))
+
+
+def round_weight(both: Tensor, scale: Float64, bits: int) -> Tensor:
+    """Nearest integers of weights at a scale, within the bits; float32 of ``both``'s shape.
+
+    The arithmetic is that of Brevitas: float32 division, half to even.
+    """
+    limit = weight_limit(bits)
+    unit = torch.from_numpy(scale).float().view(-1, 1, 1, 1)
+    return torch.round(both / unit).clamp(-limit, limit)
+
+
+def quantize_weight(
+    weight: Tensor, weight_rec: Tensor | None, bits: int, scale: Float64 | None = None
+) -> tuple[Int8, Int8 | None, Float64]:
+    """Quantize the convolution weights of one layer on a shared scale per output channel.
+
+    Args:
+        weight: float32 [Cout, Cin, k, k].
+        weight_rec: float32 [Cout, Cout, k, k] or None.
+        bits: 2 to 8.
+        scale: float64 [Cout] of float32 values; None for the one that reaches the largest weight.
+
+    Returns:
+        weight int8, weight_rec int8 or None, and the scale float64 [Cout]; a channel of zero
+        weights has scale 1.
+    """
+    both = concatenated(weight, weight_rec)
+    if scale is None:
+        scale = largest_scale(both, bits)
+    integers = round_weight(both, scale, bits).numpy().astype(np.int8)
     split = weight.shape[1]
     return integers[:, :split], None if weight_rec is None else integers[:, split:], scale

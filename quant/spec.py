@@ -10,6 +10,15 @@ Everything downstream (PyTorch emulation, ONNX graphs, later the C bundle) reads
 
 A spike is 0 or 1 whatever the unit of its membrane, so the membrane lives in the accumulator's
 unit ``s_w[c] / 2^f`` and no scale has to be applied anywhere before the flow head.
+
+With current mode ``uint8`` the accumulator is requantized to 8 bits before the neuron, with one
+scale ``s_y`` per layer and zero point 128::
+
+    q    = clip(rint(float32(acc) * m[c]) + 128, 0, 255)      m = float32(s_w) / float32(s_y)
+    acc' = q - 128
+
+and the neuron runs on ``acc'``: its membrane's unit is ``s_y / 2^f``, the same for all channels,
+and the threshold is derived with ``s_y`` in place of ``s_w``.
 """
 
 from __future__ import annotations
@@ -23,6 +32,7 @@ from quant.errors import QuantError
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
+Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 DECAY_UNIT = 256
@@ -30,6 +40,9 @@ COUNT_LIMIT = 127
 EXACT_FLOAT32 = 2**24
 THRESHOLD_SLACK = 2.0**-22
 MEM_BITS = (8, 16)
+CURRENTS = ("accumulator", "uint8")
+CURRENT_ZERO_POINT = 128
+RESETS = ("zero", "subtract", "none")
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,10 @@ class LayerSpec:
     conv: feed-forward convolution, holding the layer's bias. weight_rec: int8 [C, C, k, k] on the
     layer's own previous spikes, with the same scale, or None. decay: int32 [C] in 256ths.
     threshold: int32 [C] in membrane units. frac_bits: fractional bits of the membrane, negative
-    for coarse membranes. mem_bits: 8 or 16. reset: "zero", "subtract" or "none".
+    for coarse membranes. mem_bits: 8 or 16. reset: "zero", "subtract" or "none". current:
+    "accumulator", or "uint8" where the accumulator is requantized before the neuron.
+    current_scale: s_y, the real value of one unit of an uint8 current, a float32 value; None in
+    mode "accumulator".
     """
 
     name: str
@@ -75,6 +91,31 @@ class LayerSpec:
     frac_bits: int
     mem_bits: int
     reset: str
+    current: str = "accumulator"
+    current_scale: float | None = None
+
+    @property
+    def current_unit(self) -> Float64:
+        """Real value of one unit of what the neuron receives, float64 [C]: s_w, or s_y."""
+        if self.current_scale is None:
+            return self.conv.weight_scale
+        return np.full(self.channels, self.current_scale)
+
+    @property
+    def membrane_unit(self) -> Float64:
+        """Real value of one unit of membrane and threshold, float64 [C]."""
+        return self.current_unit / 2.0**self.frac_bits
+
+    @property
+    def multiplier(self) -> Float32:
+        """m of the uint8 requantization, float32 [C].
+
+        Raises:
+            QuantError: current mode "accumulator".
+        """
+        if self.current_scale is None:
+            raise QuantError(f"layer {self.name!r} does not requantize its current")
+        return derive_multiplier(self.conv.weight_scale, self.current_scale)
 
     @property
     def channels(self) -> int:
@@ -93,7 +134,8 @@ class LayerSpec:
 class NetworkSpec:
     """All integers of a network.
 
-    head: the flow head's convolution; flow = tanh(acc * weight_scale).
+    weight_bits: of the layer that has most. head: the flow head's convolution;
+    flow = tanh(acc * weight_scale).
     """
 
     model: str
@@ -131,9 +173,11 @@ def derive_decay(beta: Float64) -> Int32:
 
 
 def derive_threshold(
-    threshold: Float64, weight_scale: Float64, frac_bits: int, mem_bits: int
+    threshold: Float64, current_unit: Float64, frac_bits: int, mem_bits: int
 ) -> Int32:
     """Threshold in membrane units, int32 [C]; see the module's docstring.
+
+    current_unit is s_w [C], or s_y for uint8 currents.
 
     Firing is ``u > theta_q`` on integers, which equals ``u > x`` for the real threshold x, so the
     floor loses nothing.
@@ -144,7 +188,7 @@ def derive_threshold(
     if not bool((np.isfinite(threshold) & (threshold > 0)).all()):
         raise QuantError("thresholds must be positive and finite")
     _, hi = membrane_limits(mem_bits)
-    x = threshold * 2.0**frac_bits / weight_scale
+    x = threshold * 2.0**frac_bits / current_unit
     return np.minimum(np.floor(x * (1 + THRESHOLD_SLACK)), hi).astype(np.int32)
 
 
@@ -164,3 +208,8 @@ def check_frac_bits(frac_bits: int, mem_bits: int) -> None:
     """Raise QuantError unless the fractional bits leave the membrane at least one whole bit."""
     if not -15 <= frac_bits <= mem_bits - 2:
         raise QuantError(f"fractional bits must be -15 to {mem_bits - 2}, got {frac_bits}")
+
+
+def derive_multiplier(weight_scale: Float64, current_scale: float) -> Float32:
+    """``float32(s_w) / float32(s_y)`` in float32, [C]: as ONNX Runtime's QLinearConv has it."""
+    return weight_scale.astype(np.float32) / np.float32(current_scale)

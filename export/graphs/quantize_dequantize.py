@@ -16,7 +16,7 @@ import lif_op.spec
 from export.graphs.builder import Dims, GraphBuilder
 from export.graphs.floating import add_neuron, float_artifact
 from models import SpikingFireNet
-from quant.ptq import LayerCalibration
+from quant.calibration import LayerCalibration
 from quant.spec import ConvSpec, LayerSpec, NetworkSpec
 
 CURRENT_ZERO_POINT = 128
