@@ -74,16 +74,31 @@ def constant(value: ir.Value | None) -> Array | None:
     return None if tensor is None else tensor.numpy()
 
 
-def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Register an initializer under a name that is not taken yet; returns its value."""
+def free_name(graph: ir.Graph, name: str) -> str:
+    """The name, or with a number if a value of the graph has it already."""
     unique, number = name, 1
     taken = {value.name for value in values(graph)}
     while unique in taken:
         unique, number = f"{name}_{number}", number + 1
+    return unique
+
+
+def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Register an initializer under a name that is not taken yet; returns its value."""
+    unique = free_name(graph, name)
     contiguous = array if array.ndim == 0 else np.ascontiguousarray(array)
     value = ir.val(unique, const_value=ir.tensor(contiguous, name=unique))
     graph.register_initializer(value)
     return value
+
+
+def shared_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """The initializer of that name if it holds this array, else a new one."""
+    known = graph.initializers.get(name)
+    held = constant(known)
+    if known is None or held is None or held.dtype != array.dtype or held.shape != array.shape:
+        return add_constant(graph, name, array)
+    return known if np.array_equal(held, array) else add_constant(graph, name, array)
 
 
 def values(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -7,8 +7,16 @@ import difflib
 from export.errors import ExportError
 from export.passes.base import GraphPass
 from export.passes.clean import Clean
+from export.passes.expose_flow_accumulator import ExposeFlowAccumulator
+from export.passes.integer_inputs import IntegerInputs
+from export.passes.lower_lif import LowerLif
 
-PASSES: tuple[type[GraphPass], ...] = (Clean,)
+PASSES: tuple[type[GraphPass], ...] = (
+    Clean,
+    IntegerInputs,
+    LowerLif,
+    ExposeFlowAccumulator,
+)
 """Every pass; a new one gets a line here."""
 
 
