@@ -9,6 +9,8 @@ passes, and what the passes turn into integer graphs: the integers of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -17,7 +19,7 @@ import onnx_ir as ir
 import lif_op.spec
 from export.graphs.builder import Dims, GraphBuilder, tool_version
 from quant.spec import DECAY_UNIT, ConvSpec, LayerSpec, NetworkSpec
-from runtime.metadata import Artifact, Layer
+from runtime.metadata import Artifact, Layer, State
 
 CURRENT_ZERO_POINT = 128
 
@@ -42,7 +44,8 @@ def source_model(spec: NetworkSpec, dims: Dims, *, conv_only: bool = False) -> o
         x = add_source_layer(builder, x, layer, dims, conv_only=conv_only)
     acc = _conv(builder, _unit_quantized(builder, x, "pred.x"), spec.head, spec.head.weight, "pred")
     builder.output(builder.op("Tanh", [acc], "flow"), "float32", dims.shape(2))
-    return builder.model([lif_op.spec.function("LIF")], _artifact(builder, spec, dims))
+    artifact = source_artifact(builder.states, spec, dims)
+    return builder.model([lif_op.spec.function("LIF")], artifact)
 
 
 def add_source_layer(
@@ -163,7 +166,8 @@ def _layer_metadata(layer: LayerSpec, weight_bits: int) -> Layer:
     )
 
 
-def _artifact(builder: GraphBuilder, spec: NetworkSpec, dims: Dims) -> Artifact:
+def source_artifact(states: Sequence[State], spec: NetworkSpec, dims: Dims) -> Artifact:
+    """Metadata of a source graph, whoever built it."""
     return Artifact(
         model=spec.model,
         kind="qdq",
@@ -172,7 +176,7 @@ def _artifact(builder: GraphBuilder, spec: NetworkSpec, dims: Dims) -> Artifact:
         resolution=dims.resolution,
         spatial_free=dims.free,
         flow_scaling=spec.flow_scaling,
-        states=tuple(builder.states),
+        states=tuple(states),
         layers=tuple(_layer_metadata(layer, spec.weight_bits) for layer in spec.layers),
         checkpoint_sha256=spec.checkpoint_sha256,
         version=tool_version(),
