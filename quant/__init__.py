@@ -5,25 +5,37 @@ from quant.checkpoint import is_quantized_checkpoint, load_spec, save_spec
 from quant.conversion import quantize
 from quant.emulation import IntegerNetwork, IntegerState, IntegerStep
 from quant.errors import QuantError
+from quant.layers import GridSettings, LayerSettings, QuantConvLIF, QuantFlowHead
+from quant.network import QuantFireNet
 from quant.options import LayerOptions, QuantOptions
+from quant.qat_checkpoint import load_qat, save_qat
+from quant.scales import measure_moments
 from quant.spec import ConvSpec, LayerSpec, NetworkSpec
 
 __all__ = [
     "ConvSpec",
+    "GridSettings",
     "IntegerNetwork",
     "IntegerState",
     "IntegerStep",
     "LayerActivity",
     "LayerCalibration",
     "LayerOptions",
+    "LayerSettings",
     "LayerSpec",
     "NetworkSpec",
+    "QuantConvLIF",
     "QuantError",
+    "QuantFireNet",
+    "QuantFlowHead",
     "QuantOptions",
     "calibrate",
     "is_quantized_checkpoint",
+    "load_qat",
     "load_spec",
+    "measure_moments",
     "observe",
     "quantize",
+    "save_qat",
     "save_spec",
 ]

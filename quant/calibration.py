@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import LIFState, SpikingFireNet, lif_step
+from models import LIFState, ModelConfig, SpikingFireNet, lif_step
 from quant.emulation import IntegerNetwork, IntegerState
 from quant.errors import QuantError
 from quant.spec import CURRENT_ZERO_POINT, LayerSpec, NetworkSpec, membrane_limits
@@ -51,9 +51,9 @@ class LayerActivity:
     saturated_mem: float
 
 
-def check_encoding(model: SpikingFireNet) -> None:
+def check_encoding(config: ModelConfig) -> None:
     """Raise QuantError unless the network takes event counts."""
-    if model.config.encoding != "cnt":
+    if config.encoding != "cnt":
         raise QuantError(
             "integer graphs take event counts; voxel input needs signed bytes with a power-of-two "
             "scale, which is not supported: train with encoding cnt, or export the float graph"
@@ -115,7 +115,7 @@ def calibrate(model: SpikingFireNet, *sequences: Iterable[Tensor]) -> dict[str, 
     Raises:
         QuantError: voxel input, no windows, or a layer that never fires on them.
     """
-    check_encoding(model)
+    check_encoding(model.config)
     generator = torch.Generator().manual_seed(0)
     currents: dict[str, float] = {}
     membranes: dict[str, float] = {}

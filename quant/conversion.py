@@ -56,7 +56,7 @@ def quantize(
         QuantError: voxel input, impossible options, a batch norm that was not folded, a bias
             that fits no 32 bits, or missing calibration.
     """
-    check_encoding(model)
+    check_encoding(model.config)
     names = [name for name, _ in model.named_layers()]
     options.check(names)
     layers = []

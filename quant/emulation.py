@@ -1,8 +1,8 @@
 """The integer network in PyTorch: the arithmetic of the integer neuron, one step at a time.
 
 Convolutions run in float32, which is exact while the sums stay within 2^24 (otherwise in
-float64); everything after them runs in int32. Plain CPU arithmetic only: no autocast, TF32 or
-reduced precision.
+float64), whatever autocast is on; everything after them runs in int32. Plain CPU arithmetic
+only: no TF32 or other reduced precision.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def integer_conv(x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> 
         dtype: float32 where the sums stay within 2^24, else float64.
     """
     padding = weight.shape[2] // 2
-    sums = functional.conv2d(x.to(dtype), weight.to(dtype), stride=stride, padding=padding)
+    with torch.autocast(x.device.type, enabled=False):
+        sums = functional.conv2d(x.to(dtype), weight.to(dtype), stride=stride, padding=padding)
     return sums.to(torch.int32)
 
 

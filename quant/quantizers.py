@@ -16,22 +16,29 @@ from torch import Tensor
 
 from quant.spec import Float64, Int8, weight_limit
 
+WEIGHT_SCALES = ("max", "learned")
+SMALLEST_SCALE = 1e-8
 
-def weight_quantizer(bits: int) -> type[Int8WeightPerChannelFloat]:
-    """A Brevitas weight quantizer of the given bits: narrow range, scale = max|w| per channel.
+
+def weight_quantizer(bits: int, weight_scale: str = "max") -> type[Int8WeightPerChannelFloat]:
+    """A Brevitas weight quantizer of the given bits: symmetric, narrow range, per output channel.
 
     Args:
         bits: 2 to 8; 7 gives -63..63.
+        weight_scale: "max", the channel's largest weight decides its scale, or "learned", the
+            scale is a parameter.
 
     Raises:
         QuantError: other bits.
     """
     weight_limit(bits)
-    return type(
-        f"Int{bits}WeightPerChannel",
-        (Int8WeightPerChannelFloat,),
-        {"bit_width": bits, "narrow_range": True, "scaling_impl_type": ScalingImplType.STATS},
-    )
+    fields: dict[str, object] = {"bit_width": bits, "narrow_range": True}
+    if weight_scale == "max":
+        fields |= {"scaling_impl_type": ScalingImplType.STATS}
+    else:
+        fields |= {"scaling_impl_type": ScalingImplType.PARAMETER, "scaling_init": 1.0}
+        fields |= {"scaling_min_val": SMALLEST_SCALE}
+    return type(f"Int{bits}WeightPerChannel", (Int8WeightPerChannelFloat,), fields)
 
 
 def concatenated(weight: Tensor, weight_rec: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ from quant.calibration import float_steps
 from quant.errors import QuantError
 from quant.options import HEAD
 from quant.quantizers import concatenated, largest_scale, round_weight
-from quant.spec import Float64
+from quant.spec import Float64, weight_limit
 
 Moments = Mapping[str, Float64]
 """By layer and for the flow head: M, float64 [K, K] for K = input channels (feed-forward, then
@@ -40,8 +40,9 @@ _POSITIONS = 2000
 class ScaleSearch:
     """Result for one convolution.
 
-    scale: float64 [Cout], float32 values. error, error_before: E per channel, float64 [Cout], with
-    this scale and with the one that reaches the largest weight.
+    scale: float64 [Cout], float32 values, each a float32 quotient v / (largest integer), as
+    Brevitas computes scales. error, error_before: E per channel, float64 [Cout], with this scale
+    and with the one that reaches the largest weight.
     """
 
     scale: Float64
@@ -70,6 +71,7 @@ def search_scale(
         QuantError: moments of another size, or impossible bits.
     """
     both = concatenated(weight, weight_rec)
+    limit = weight_limit(bits)
     largest = largest_scale(both, bits)
     flat = both.flatten(1).double()
     if moment is not None and moment.shape != (flat.shape[1], flat.shape[1]):
@@ -79,10 +81,11 @@ def search_scale(
     best_error = np.full(len(largest), np.inf)
     best_scale = largest
     for factor in FACTORS[::-1]:
-        scale = (largest * factor).astype(np.float32).astype(np.float64)
+        reached = (largest * limit * factor).astype(np.float32)
+        scale = largest if factor == 1 else (reached / np.float32(limit)).astype(np.float64)
         integers = round_weight(both, scale, bits).flatten(1).double()
         error = _errors(flat - integers * torch.from_numpy(scale)[:, None], moment)
-        if factor == 1.0:
+        if factor == 1:
             error_before = error
         better = error < best_error
         best_scale = np.where(better, scale, best_scale)

@@ -107,6 +107,22 @@ class LayerSpec:
         return self.current_unit / 2.0**self.frac_bits
 
     @property
+    def real_beta(self) -> Float32:
+        """Decay as a real number, d / 256, float32 [C] (exact)."""
+        return (self.decay / DECAY_UNIT).astype(np.float32)
+
+    @property
+    def real_threshold(self) -> Float32:
+        """Threshold in real units, float32 [C], from which :func:`derive_threshold` gives
+        ``threshold`` again.
+
+        A float neuron's threshold is positive, so 0 is written as half a unit of the membrane: no
+        membrane on the grid lies between the two.
+        """
+        units = np.where(self.threshold > 0, self.threshold.astype(np.float64), 0.5)
+        return (units * self.membrane_unit).astype(np.float32)
+
+    @property
     def multiplier(self) -> Float32:
         """m of the uint8 requantization, float32 [C].
 
