@@ -5,13 +5,10 @@ runtime without the op library executes them, a runtime with the library execute
 that returns the same integers. The NumPy functions state the same arithmetic for tests and for
 stepping through a network by hand.
 
-Two idioms of the bodies need a word:
-
-* ``reset`` is a string, and only ``Equal`` compares strings. The ONNX reference evaluator refuses
-  to compare NumPy strings of different widths, so the three names pass through one ``Concat``,
-  which gives them a common width. ONNX Runtime folds all of it away, the ``If`` included.
-* The limits of the membrane follow from its type. ``Cast`` between integers keeps the low bits,
-  so 256 survives a cast to int16 and becomes 0 in int8.
+The bodies are in ``lif_op.bodies``. ``QConvLIF`` and ``QConvLIFRec`` fuse a convolution with its
+neuron. Between them spikes travel packed, 32 channels to a word, and membranes have their channels
+last. Their input ``x`` is either event counts, uint8 [N, Cin, H, W], or packed spikes, uint32
+[N, H, W, ceil(Cin / 32)]; the two forms have one body, which looks at the type.
 """
 
 from __future__ import annotations
@@ -23,190 +20,34 @@ import numpy.typing as npt
 import onnx
 import onnx.parser
 
+from lif_op import bodies
+
 DOMAIN = "snn"
 DOMAIN_VERSION = 1
 FOREIGN_DOMAIN = "SNN_implementation"
-OPSET = 21
+OPSET = bodies.OPSET
 IR_VERSION = 10
 RESETS = ("zero", "subtract", "none")
 
-_PER_CHANNEL_SHAPE = """
-  rank_shape = Shape(mem)
-  rank = Shape(rank_shape)
-  two = Constant<value_ints=[2]>()
-  spatial_rank = Sub(rank, two)
-  spatial_ones = ConstantOfShape<value: tensor = int64[1] {1}>(spatial_rank)
-  leading = Constant<value_ints=[1, -1]>()
-  per_channel = Concat<axis=0>(leading, spatial_ones)
-"""
-
-_RESET_FLAGS = """
-  reset_name = Constant<value_strings: strings = ["zero", "subtract"]>()
-  reset_given = Constant<value_string: string = @reset>()
-  axis_0 = Constant<value_ints=[0]>()
-  reset_given_1d = Unsqueeze(reset_given, axis_0)
-  reset_same_width = Concat<axis=0>(reset_given_1d, reset_name)
-  given, name_zero, name_subtract = Split<axis=0, num_outputs=3>(reset_same_width)
-  resets_to_zero = Equal(given, name_zero)
-  resets_by_subtraction = Equal(given, name_subtract)
-"""
-
-_LIF = f"""
-<domain: "snn", opset_import: ["": {OPSET}]>
-LIF <reset> (current, mem, beta, threshold) => (spike, mem_out)
-{{
-  {_PER_CHANNEL_SHAPE}
-  beta_c = Reshape(beta, per_channel)
-  threshold_c = Reshape(threshold, per_channel)
-  decayed = Mul(beta_c, mem)
-  u = Add(decayed, current)
-  fires = Greater(u, threshold_c)
-  spike = Cast<to=1>(fires)
-  {_RESET_FLAGS}
-  mem_out = If(resets_to_zero) <
-    then_branch = reset_zero () => (after_zero) {{
-      one = Constant<value_float=1.0>()
-      silent = Sub(one, spike)
-      after_zero = Mul(u, silent)
-    }},
-    else_branch = reset_other () => (after_other) {{
-      after_other = If(resets_by_subtraction) <
-        then_branch = reset_subtract () => (after_subtract) {{
-          drop = Mul(spike, threshold_c)
-          after_subtract = Sub(u, drop)
-        }},
-        else_branch = reset_none () => (after_none) {{ after_none = Identity(u) }}
-      >
-    }}
-  >
-}}
-"""
-
-_QCONV = f"""
-<domain: "snn", opset_import: ["": {OPSET}]>
-QConv <strides, pads> (x, weight, bias) => (acc)
-{{
-  x_float = Cast<to=1>(x)
-  weight_float = Cast<to=1>(weight)
-  sums_float = Conv<strides: ints = @strides, pads: ints = @pads>(x_float, weight_float)
-  sums = Cast<to=6>(sums_float)
-  per_channel = Constant<value_ints=[1, -1, 1, 1]>()
-  bias_c = Reshape(bias, per_channel)
-  acc = Add(sums, bias_c)
-}}
-"""
-
-_QCONV_STRICT = f"""
-<domain: "snn", opset_import: ["": {OPSET}]>
-QConv <strides, pads> (x, weight, bias) => (acc)
-{{
-  sums = ConvInteger<strides: ints = @strides, pads: ints = @pads>(x, weight)
-  per_channel = Constant<value_ints=[1, -1, 1, 1]>()
-  bias_c = Reshape(bias, per_channel)
-  acc = Add(sums, bias_c)
-}}
-"""
-
-_QLIF = f"""
-<domain: "snn", opset_import: ["": {OPSET}]>
-QLIF <frac_bits, reset> (acc, mem, decay, threshold) => (spike, mem_out)
-{{
-  {_PER_CHANNEL_SHAPE}
-  decay_c = Reshape(decay, per_channel)
-  threshold_c = Reshape(threshold, per_channel)
-  zero = Constant<value: tensor = int32 {{0}}>()
-  one = Constant<value: tensor = int32 {{1}}>()
-  two_i = Constant<value: tensor = int32 {{2}}>()
-  low_byte_gone = Constant<value: tensor = int32 {{256}}>()
-  probe_mem = CastLike(low_byte_gone, mem)
-  probe = Cast<to=6>(probe_mem)
-  is_int16 = Div(probe, low_byte_gone)
-  int8_max = Constant<value: tensor = int32 {{127}}>()
-  int16_extra = Constant<value: tensor = int32 {{32640}}>()
-  extra = Mul(is_int16, int16_extra)
-  hi = Add(int8_max, extra)
-  span = Add(hi, one)
-  lo = Neg(span)
-
-  frac_bits_64 = Constant<value_int: int = @frac_bits>()
-  f = Cast<to=6>(frac_bits_64)
-  minus_f = Neg(f)
-  bits_up = Max(f, zero)
-  bits_down = Max(minus_f, zero)
-  up = Pow(two_i, bits_up)
-  down = Pow(two_i, bits_down)
-  half = Div(down, two_i)
-  rounds = Less(f, zero)
-  rounded = If(rounds) <
-    then_branch = round_down () => (quotient) {{
-      rest = Mod(acc, down)
-      whole = Sub(acc, rest)
-      whole_quotient = Div(whole, down)
-      rest_half = Add(rest, half)
-      rest_quotient = Div(rest_half, down)
-      quotient = Add(whole_quotient, rest_quotient)
-    }},
-    else_branch = keep () => (same) {{ same = Identity(acc) }}
-  >
-  current_span = Div(span, up)
-  current_hi = Sub(current_span, one)
-  current_lo = Neg(current_span)
-  clamped = Clip(rounded, current_lo, current_hi)
-  current = Mul(clamped, up)
-
-  m = Cast<to=6>(mem)
-  product = Mul(m, decay_c)
-  decay_unit = Constant<value: tensor = int32 {{256}}>()
-  decayed = Div(product, decay_unit)
-  sum = Add(decayed, current)
-  u = Clip(sum, lo, hi)
-  fires = Greater(u, threshold_c)
-  spike = Cast<to=2>(fires)
-  spike_int = Cast<to=6>(fires)
-  {_RESET_FLAGS}
-  after = If(resets_to_zero) <
-    then_branch = reset_zero () => (after_zero) {{
-      silent = Sub(one, spike_int)
-      after_zero = Mul(u, silent)
-    }},
-    else_branch = reset_other () => (after_other) {{
-      after_other = If(resets_by_subtraction) <
-        then_branch = reset_subtract () => (after_subtract) {{
-          drop = Mul(spike_int, threshold_c)
-          dropped = Sub(u, drop)
-          after_subtract = Clip(dropped, lo, hi)
-        }},
-        else_branch = reset_none () => (after_none) {{ after_none = Identity(u) }}
-      >
-    }}
-  >
-  mem_out = CastLike(after, mem)
-}}
-"""
-
-_FOREIGN_LIF = f"""
-<domain: "SNN_implementation", opset_import: ["": {OPSET}]>
-LIF (input, mem, beta, threshold) => (spike, mem_out)
-{{
-  {_PER_CHANNEL_SHAPE}
-  beta_c = Reshape(beta, per_channel)
-  threshold_c = Reshape(threshold, per_channel)
-  decayed = Mul(beta_c, mem)
-  u = Add(decayed, input)
-  fires = GreaterOrEqual(u, threshold_c)
-  spike = Cast<to=1>(fires)
-  one = Constant<value_float=1.0>()
-  silent = Sub(one, spike)
-  mem_out = Mul(u, silent)
-}}
-"""
+WORD_BITS = 32
 
 _BODIES = {
-    (DOMAIN, "LIF"): _LIF,
-    (DOMAIN, "QConv"): _QCONV,
-    (DOMAIN, "QLIF"): _QLIF,
-    (FOREIGN_DOMAIN, "LIF"): _FOREIGN_LIF,
+    (DOMAIN, "LIF"): bodies.LIF,
+    (DOMAIN, "QConv"): bodies.QCONV,
+    (DOMAIN, "QLIF"): bodies.QLIF,
+    (DOMAIN, "QConvLIF"): bodies.QCONV_LIF,
+    (DOMAIN, "QConvLIFRec"): bodies.QCONV_LIF_REC,
+    (DOMAIN, "PackSpikes"): bodies.PACK_SPIKES,
+    (DOMAIN, "UnpackSpikes"): bodies.UNPACK_SPIKES,
+    (FOREIGN_DOMAIN, "LIF"): bodies.FOREIGN_LIF,
 }
+_STRICT_BODIES = {
+    "QConv": bodies.QCONV_STRICT,
+    "QConvLIF": bodies.QCONV_LIF_STRICT,
+    "QConvLIFRec": bodies.QCONV_LIF_REC_STRICT,
+}
+STRICT_OPS = tuple(_STRICT_BODIES)
+"""Ops whose convolutions have a strict body."""
 
 
 def function(
@@ -215,18 +56,18 @@ def function(
     """Return the ONNX function that defines an op.
 
     Args:
-        op_type: "LIF", "QConv" or "QLIF"; "LIF" only for the foreign domain.
+        op_type: an op of the domain, for example "QConv"; the foreign one has "LIF" only.
         domain: ``snn`` or ``SNN_implementation``.
-        strict_conv: for QConv, the body built on ``ConvInteger`` instead of a float32 ``Conv``.
-            The two agree while ``x_max * sum|w| + |b| <= 2**24`` per channel; only the strict one
-            is exact beyond, and it is about ten times slower in ONNX Runtime.
+        strict_conv: for ``STRICT_OPS``, the body built on ``ConvInteger`` instead of a float32
+            ``Conv``. The two agree while ``x_max * sum|w| + |b| <= 2**24`` per channel; only the
+            strict one is exact beyond, and it is about ten times slower in ONNX Runtime.
 
     Raises:
         KeyError: no such op.
     """
     text = _BODIES[domain, op_type]
-    if strict_conv and op_type == "QConv":
-        text = _QCONV_STRICT
+    if strict_conv and domain == DOMAIN:
+        text = _STRICT_BODIES.get(op_type, text)
     return onnx.parser.parse_function(text)
 
 
@@ -373,3 +214,112 @@ def qlif(
     else:
         after = u
     return fires.astype(np.uint8), after.astype(mem.dtype)
+
+
+def words(channels: int) -> int:
+    """Number of words that hold the spikes of so many channels at one pixel."""
+    return -(-channels // WORD_BITS)
+
+
+def pack_spikes(spikes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Pack spikes, 32 channels to a word.
+
+    Args:
+        spikes: uint8 [N, C, H, W], 0 or 1.
+
+    Returns:
+        uint32 [N, H, W, ceil(C / 32)]; bit i of word k is channel 32k + i, unused bits are 0.
+    """
+    last = spikes.transpose(0, 2, 3, 1)
+    unused = -last.shape[3] % WORD_BITS
+    padded = np.pad(last, ((0, 0), (0, 0), (0, 0), (0, unused)))
+    apart = padded.reshape(*last.shape[:3], -1, WORD_BITS).astype(np.uint32)
+    return np.bitwise_or.reduce(apart << np.arange(WORD_BITS, dtype=np.uint32), axis=-1)
+
+
+def unpack_spikes(packed: npt.NDArray[np.uint32], channels: int) -> npt.NDArray[np.uint8]:
+    """Undo ``pack_spikes``: uint32 [N, H, W, ceil(C / 32)] to uint8 [N, C, H, W]."""
+    apart = packed[..., np.newaxis] >> np.arange(WORD_BITS, dtype=np.uint32) & np.uint32(1)
+    last = apart.reshape(*packed.shape[:3], -1)[..., :channels].astype(np.uint8)
+    return np.ascontiguousarray(last.transpose(0, 3, 1, 2))
+
+
+def qconv_lif(
+    x: npt.NDArray[Any],
+    weight: npt.NDArray[np.int8],
+    bias: npt.NDArray[np.int32],
+    mem: npt.NDArray[Any],
+    decay: npt.NDArray[np.int32],
+    threshold: npt.NDArray[np.int32],
+    strides: tuple[int, int] = (1, 1),
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+    frac_bits: int = 0,
+    reset: str = "zero",
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[Any]]:
+    """``qconv`` and ``qlif`` in one, with packed spikes and channels-last membranes.
+
+    Args:
+        x: event counts uint8 [N, Cin, H, W], or packed spikes uint32 [N, H, W, ceil(Cin / 32)].
+        weight: int8 [C, Cin, kh, kw].
+        bias: int32 [C].
+        mem: int16 or int8 [N, Ho, Wo, C].
+        decay, threshold: int32 [C].
+        strides, pads: of the convolution.
+        frac_bits, reset: of the neuron.
+
+    Returns:
+        spike uint32 [N, Ho, Wo, ceil(C / 32)] and mem_out of mem's type and shape.
+
+    Raises:
+        ValueError: unknown reset.
+    """
+    acc = qconv(_as_bytes(x, weight), weight, bias, strides, pads)
+    return _neuron_channels_last(acc, mem, decay, threshold, frac_bits, reset)
+
+
+def qconv_lif_rec(
+    x: npt.NDArray[Any],
+    weight: npt.NDArray[np.int8],
+    bias: npt.NDArray[np.int32],
+    spike_prev: npt.NDArray[np.uint32],
+    weight_rec: npt.NDArray[np.int8],
+    mem: npt.NDArray[Any],
+    decay: npt.NDArray[np.int32],
+    threshold: npt.NDArray[np.int32],
+    strides: tuple[int, int] = (1, 1),
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+    frac_bits: int = 0,
+    reset: str = "zero",
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[Any]]:
+    """``qconv_lif`` with a second convolution, of the layer's own previous spikes.
+
+    Args:
+        spike_prev: packed spikes of the previous step, uint32 [N, Ho, Wo, ceil(C / 32)].
+        weight_rec: int8 [C, C, kh, kw], kh and kw odd. Its convolution keeps the size: stride 1,
+            padded by half the kernel, whatever ``strides`` and ``pads`` of the other are.
+
+    Further arguments, results and errors as ``qconv_lif``.
+    """
+    top, left = (side // 2 for side in weight_rec.shape[2:])
+    previous = unpack_spikes(spike_prev, weight_rec.shape[1])
+    acc = qconv(_as_bytes(x, weight), weight, bias, strides, pads)
+    zero = np.zeros_like(bias)
+    acc = acc + qconv(previous, weight_rec, zero, pads=(top, left, top, left))
+    return _neuron_channels_last(acc, mem, decay, threshold, frac_bits, reset)
+
+
+def _as_bytes(x: npt.NDArray[Any], weight: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    return unpack_spikes(x, weight.shape[1]) if x.dtype == np.uint32 else x
+
+
+def _neuron_channels_last(
+    acc: npt.NDArray[np.int32],
+    mem: npt.NDArray[Any],
+    decay: npt.NDArray[np.int32],
+    threshold: npt.NDArray[np.int32],
+    frac_bits: int,
+    reset: str,
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[Any]]:
+    channels_first = mem.transpose(0, 3, 1, 2)
+    spike, after = qlif(acc, channels_first, decay, threshold, frac_bits, reset)
+    return pack_spikes(spike), np.ascontiguousarray(after.transpose(0, 2, 3, 1))

@@ -21,6 +21,7 @@ _ELEMENT_TYPES = {
     np.dtype(np.int8): TensorProto.INT8,
     np.dtype(np.int16): TensorProto.INT16,
     np.dtype(np.int32): TensorProto.INT32,
+    np.dtype(np.uint32): TensorProto.UINT32,
 }
 
 
