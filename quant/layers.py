@@ -287,14 +287,14 @@ class QuantFlowHead(nn.Module):
 
     def accumulate(self, spike: Tensor) -> tuple[Tensor, Tensor]:
         """Accumulator float32 [N, 2, H, W], integers, and the scale float32 [2]."""
-        weights = self.conv.grid()
-        return self.conv.accumulate(spike, weights), weights.scale
+        with torch.autocast(spike.device.type, enabled=False):
+            weights = self.conv.grid()
+            return self.conv.accumulate(spike.float(), weights), weights.scale
 
     def forward(self, spike: Tensor) -> Tensor:
         """Flow float32 [N, 2, H, W] in (-1, 1) of spikes [N, C, H, W]."""
-        with torch.autocast(spike.device.type, enabled=False):
-            acc, scale = self.accumulate(spike.float())
-            return torch.tanh(acc * scale.view(1, -1, 1, 1))
+        acc, scale = self.accumulate(spike)
+        return torch.tanh(acc * scale.view(1, -1, 1, 1))
 
     @torch.no_grad()
     def spec(self) -> ConvSpec:
