@@ -85,6 +85,17 @@ class _Span:
     interval_end: bool = True
 
 
+def default_window(mode: str, resolution: tuple[int, int]) -> float:
+    """Length of a window where none is given, in the unit of the mode.
+
+    One image or flow map; a thirtieth of a second; or 1000 events at 128 x 128 pixels, and as many
+    per pixel at other sizes, which is what event_flow trains on.
+    """
+    if mode == "events":
+        return max(1, round(1000 / 128**2 * resolution[0] * resolution[1]))
+    return 1 / 30 if mode == "time" else 1.0
+
+
 def count_windows(file: EventSource, mode: str, window: float) -> int:
     """Number of windows of the recording; DataError for an unknown mode or an unusable length."""
     length = _length(mode, window)

@@ -10,6 +10,7 @@ import numpy as np
 from calib_data.encodings import event_mask
 from calib_data.events import EventSource
 from calib_data.windows import Window, count_windows, iterate_windows
+from calib_data.windows import default_window as default_window
 from runtime.errors import EvaluationError
 from runtime.metrics import (
     Flow,
@@ -84,17 +85,6 @@ class Drive:
         """How many windows of the file will be run."""
         total = count_windows(file, self.mode, self.window)
         return total if self.limit is None else min(total, self.limit)
-
-
-def default_window(mode: str, resolution: tuple[int, int]) -> float:
-    """Length of a window where none is given, in the unit of the mode.
-
-    One image or flow map; a thirtieth of a second; or 1000 events at 128 x 128 pixels, and as many
-    per pixel at other sizes, which is what event_flow trains on.
-    """
-    if mode == "events":
-        return max(1, round(1000 / 128**2 * resolution[0] * resolution[1]))
-    return 1 / 30 if mode == "time" else 1.0
 
 
 def check_resolution(runner: Runner, file: EventSource) -> None:
