@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+import lif_op.spec
 from runtime.metadata import Artifact, State
 
 
@@ -19,7 +22,7 @@ class SpikingOp:
     first_parameter: position of the decay; the threshold follows it.
     elementwise: the state inputs which the kernel reads only at the element it then writes, so
         that the same buffer may serve as that input and as ``mem_out``.
-    spike_type: element type of the spike output.
+    spike_type: element type of the spike output; uint32 for spikes packed 32 to a word.
     """
 
     mem: int
@@ -29,10 +32,27 @@ class SpikingOp:
     elementwise: frozenset[int]
     spike_type: int
 
+    @property
+    def packed(self) -> bool:
+        """Whether spikes are packed words [N, H, W, ceil(C / 32)] and membranes [N, H, W, C]."""
+        return self.spike_type == TensorProto.UINT32
+
+    @property
+    def integer(self) -> bool:
+        """Whether membrane, decay and threshold are integers."""
+        return self.spike_type != TensorProto.FLOAT
+
+    def spike_shape(self, mem: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        """Shape of the spikes, given that of the membrane."""
+        last = mem[-1]
+        return (*mem[:-1], lif_op.spec.words(last)) if self.packed and type(last) is int else mem
+
 
 SPIKING_OPS: Mapping[tuple[str, str], SpikingOp] = {
     ("snn", "LIF"): SpikingOp(1, 1, 0, 2, frozenset({1}), TensorProto.FLOAT),
     ("snn", "QLIF"): SpikingOp(1, 1, 0, 2, frozenset({1}), TensorProto.UINT8),
+    ("snn", "QConvLIF"): SpikingOp(3, 1, 0, 4, frozenset({3}), TensorProto.UINT32),
+    ("snn", "QConvLIFRec"): SpikingOp(5, 1, 0, 6, frozenset({5}), TensorProto.UINT32),
     ("SNN_implementation", "LIF"): SpikingOp(1, 1, 0, 2, frozenset({1}), TensorProto.FLOAT),
 }
 """The spiking ops this version runs. A new op gets a row here, or the runtime refuses it."""
@@ -126,8 +146,8 @@ def diagnostic_copy(model: ModelProto, artifact: Artifact) -> tuple[ModelProto, 
     copy = ModelProto()
     copy.CopyFrom(model)
     names = spike_tensors(model, artifact)
-    types = {
-        node.output[op.spike]: op.spike_type
+    ops = {
+        node.output[op.spike]: op
         for node in model.graph.node
         if (op := spiking_op(node)) is not None
     }
@@ -135,9 +155,21 @@ def diagnostic_copy(model: ModelProto, artifact: Artifact) -> tuple[ModelProto, 
     present = {output.name for output in copy.graph.output}
     for layer, name in names.items():
         if name not in present:
-            value = helper.make_tensor_value_info(name, types[name], shapes[layer])
+            op = ops[name]
+            shape = op.spike_shape(shapes[layer])
+            value = helper.make_tensor_value_info(name, op.spike_type, shape)
             copy.graph.output.append(value)
     return copy, names
+
+
+def output_form(
+    model: ModelProto, name: str, size: tuple[int, int, int]
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and NumPy type of a graph output; ``size`` (N, H, W) fills in its free dimensions."""
+    free = dict(zip(("N", "H", "W"), size, strict=True))
+    tensor = next(o for o in model.graph.output if o.name == name).type.tensor_type
+    shape = tuple(free.get(d.dim_param, d.dim_value) for d in tensor.shape.dim)
+    return shape, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
 
 
 def load_proto(data: bytes) -> ModelProto:

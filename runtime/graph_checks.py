@@ -46,11 +46,20 @@ _ELEMENT_TYPES = {
     "uint32": TensorProto.UINT32,
     "int32": TensorProto.INT32,
 }
-_CONVOLUTION = ("snn", "QConv")
+_CONVOLUTIONS = {
+    ("snn", "QConv"): ((1, 2),),
+    ("snn", "QConvLIF"): ((1, 2),),
+    ("snn", "QConvLIFRec"): ((1, 2), (4, None)),
+}
+"""Positions of weight and bias of every convolution of an op; the first one reads its input 0."""
 _KNOWN_OPS = {
     ("snn", "LIF"): (4, 2, {"reset"}),
     ("snn", "QConv"): (3, 1, {"strides", "pads"}),
     ("snn", "QLIF"): (4, 2, {"frac_bits", "reset"}),
+    ("snn", "QConvLIF"): (6, 2, {"strides", "pads", "frac_bits", "reset"}),
+    ("snn", "QConvLIFRec"): (8, 2, {"strides", "pads", "frac_bits", "reset"}),
+    ("snn", "PackSpikes"): (1, 1, {"channels"}),
+    ("snn", "UnpackSpikes"): (1, 1, {"channels"}),
     ("SNN_implementation", "LIF"): (4, 2, set[str]()),
 }
 
@@ -181,8 +190,8 @@ def _sort(repeated: Any, key: Any) -> None:
 
 
 def _own_bodies() -> dict[tuple[str, str], list[bytes]]:
-    own = [lif_op.spec.function(name) for name in ("LIF", "QConv", "QLIF")]
-    own.append(lif_op.spec.function("QConv", strict_conv=True))
+    own = lif_op.spec.functions()
+    own += [lif_op.spec.function(name, strict_conv=True) for name in lif_op.spec.STRICT_OPS]
     own.append(lif_op.spec.function("LIF", domain=lif_op.spec.FOREIGN_DOMAIN))
     bodies: dict[tuple[str, str], list[bytes]] = {}
     for function in own:
@@ -336,18 +345,22 @@ def _check_structure(model: ModelProto, where: str) -> None:
 def check_nodes(model: ModelProto, artifact: Artifact, where: str) -> None:
     """Check every node of the library's domains: known op, attributes, parameters, layer."""
     constants = _Constants(model)
-    strict = any(
-        function.name == "QConv" and any(node.op_type == "ConvInteger" for node in function.node)
+    strict = {
+        function.name
         for function in model.functions
-    )
+        if any(node.op_type == "ConvInteger" for node in function.node)
+    }
+    producers = {name: node for node in model.graph.node for name in node.output}
     functions = {(function.domain, function.name) for function in model.functions}
     for node in all_nodes(model.graph):
         key = (node.domain, node.op_type)
         if node.domain not in LIBRARY_DOMAINS and key not in functions:
             continue
         _check_signature(node, where)
-        if key == _CONVOLUTION:
-            _check_convolution(node, constants, strict, where)
+        for number, positions in enumerate(_CONVOLUTIONS.get(key, ())):
+            counts = _count_channels(node, producers, artifact) if number == 0 else 0
+            exact = node.op_type in strict
+            _check_convolution(node, positions, counts, constants, exact, where)
         if spiking_op(node) is not None:
             _check_neuron(node, artifact, constants, where)
     read = {name for node in all_nodes(model.graph) for name in node.input}
@@ -410,26 +423,46 @@ class _Constants:
             raise ArtifactError(f"{where}: {what} ({name!r}) is damaged ({error})") from error
 
 
-def _check_convolution(node: NodeProto, constants: _Constants, strict: bool, where: str) -> None:
-    weight = constants.array(node.input[1], f"weight of {node.name!r}", where)
-    bias = constants.array(node.input[2], f"bias of {node.name!r}", where)
+def _count_channels(node: NodeProto, producers: dict[str, NodeProto], artifact: Artifact) -> int:
+    """How many of a convolution's first input channels are event counts; the rest are spikes."""
+    source = producers.get(node.input[0])
+    if source is not None and source.op_type == "Concat" and not source.domain:
+        if EVENTS in source.input[1:]:
+            return int(np.iinfo(np.int32).max)
+        return artifact.num_bins if EVENTS in source.input else 0
+    return artifact.num_bins if node.input[0] == EVENTS else 0
+
+
+def _check_convolution(
+    node: NodeProto,
+    positions: tuple[int, int | None],
+    counts: int,
+    constants: _Constants,
+    strict: bool,
+    where: str,
+) -> None:
+    weight_name = node.input[positions[0]]
+    weight = constants.array(weight_name, f"weight of {node.name!r}", where)
     if weight.dtype != np.int8 or weight.ndim != 4:
         raise ArtifactError(
-            f"{where}: weight {node.input[1]!r} is {weight.dtype} of rank {weight.ndim}, "
+            f"{where}: weight {weight_name!r} is {weight.dtype} of rank {weight.ndim}, "
             "expected int8 [Cout, Cin, kh, kw]"
         )
-    if bias.dtype != np.int32 or bias.shape != weight.shape[:1]:
-        raise ArtifactError(
-            f"{where}: bias {node.input[2]!r} is {bias.dtype} {list(bias.shape)}, "
-            f"expected int32 [{weight.shape[0]}]"
-        )
-    largest = COUNT_LIMIT if node.input[0] == EVENTS else 1
-    sums = np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3)) * largest
-    sums += np.abs(bias.astype(np.int64))
+    largest = np.where(np.arange(weight.shape[1]) < counts, COUNT_LIMIT, 1)
+    sums = (np.abs(weight.astype(np.int64)).sum(axis=(2, 3)) * largest).sum(axis=1)
+    if positions[1] is not None:
+        name = node.input[positions[1]]
+        bias = constants.array(name, f"bias of {node.name!r}", where)
+        if bias.dtype != np.int32 or bias.shape != weight.shape[:1]:
+            raise ArtifactError(
+                f"{where}: bias {name!r} is {bias.dtype} {list(bias.shape)}, "
+                f"expected int32 [{weight.shape[0]}]"
+            )
+        sums += np.abs(bias.astype(np.int64))
     if not strict and sums.size and int(sums.max()) > FLOAT32_EXACT:
         channel = int(sums.argmax())
         raise ArtifactError(
-            f"{where}: channel {channel} of {node.input[1]!r} can sum to {int(sums.max())}, more "
+            f"{where}: channel {channel} of {weight_name!r} can sum to {int(sums.max())}, more "
             f"than the {FLOAT32_EXACT} that float32 holds exactly; export with the strict "
             "convolution"
         )
@@ -444,7 +477,7 @@ def _check_neuron(node: NodeProto, artifact: Artifact, constants: _Constants, wh
     label = f"layer {name!r}" if name is not None else f"node {node.name!r}"
     decay = constants.array(node.input[op.first_parameter], f"decay of {label}", where)
     threshold = constants.array(node.input[op.first_parameter + 1], f"threshold of {label}", where)
-    if node.op_type == "QLIF":
+    if op.integer:
         _check_integer_parameters(decay, threshold, label, where)
     else:
         _check_float_parameters(decay, threshold, label, where)

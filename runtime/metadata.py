@@ -461,6 +461,8 @@ def _check_pairs(reader: _Reader, artifact: Artifact) -> None:
             raise reader.error(
                 f"has state {state.input!r} of {state.dtype}, but mem_bits = {bits} for its layer"
             )
+        if (state.role, state.layer) in wanted:
+            _check_layout(reader, state, artifact.layer(state.layer))
         if (state.role, state.layer) not in wanted:
             raise reader.error(f"has state {state.input!r}, which belongs to no layer")
         expected = (f"{state.role}.{state.layer}", f"{state.role}_out.{state.layer}")
@@ -469,3 +471,20 @@ def _check_pairs(reader: _Reader, artifact: Artifact) -> None:
                 f"pairs state {state.input!r} with {state.output!r}, expected "
                 f"{expected[0]!r} with {expected[1]!r}"
             )
+
+
+def _check_layout(reader: _Reader, state: State, layer: Layer) -> None:
+    """Packed spikes are words; where a state has four dimensions, its channels are the layer's."""
+    packed = state.layout == "packed32"
+    if packed != (state.dtype == "uint32") or (packed and state.role != "spike"):
+        raise reader.error(
+            f"has state {state.input!r} of {state.dtype} in layout {state.layout}; packed32 is for "
+            "spikes in uint32 words, and uint32 for nothing else"
+        )
+    position = 1 if state.layout == "NCHW" else len(state.shape) - 1
+    channels = -(-layer.channels // 32) if packed else layer.channels
+    if state.shape[position] != channels:
+        raise reader.error(
+            f"has state {state.input!r} of shape {list(state.shape)} in layout {state.layout}, "
+            f"expected {channels} at position {position} for {layer.channels} channels"
+        )

@@ -33,6 +33,7 @@ from runtime.artifact import load_model
 from runtime.errors import ParityError
 from runtime.graph_checks import FLOW_ACC
 from runtime.house import start_command
+from runtime.layout import channels_first
 from runtime.metadata import Artifact, State
 from runtime.reference import ReferenceStream
 from runtime.runner import Array, Runner, encode
@@ -122,7 +123,7 @@ def compare(a: Runner, b: Runner, steps: Iterable[tuple[Array, Array]]) -> Parit
     """
     check_comparable(a.artifact, b.artifact)
     witness = _Witness(a)
-    before: dict[str, Array] | None = None
+    before: tuple[dict[str, Array], dict[str, Array]] | None = None
     made = 0
     difference = None
     for number, (events_a, events_b) in enumerate(steps):
@@ -130,11 +131,12 @@ def compare(a: Runner, b: Runner, steps: Iterable[tuple[Array, Array]]) -> Parit
         b.step(events_b)
         witness.step(events_a)
         made = number + 1
-        after_a, after_b = _observed(a), _observed(b)
-        if _differing(after_a, after_b):
-            difference = _locate(number, a, b, before, (events_a, events_b), (after_a, after_b))
+        states = a.states(), b.states()
+        after = _observed(a, states[0]), _observed(b, states[1])
+        if _differing(*after):
+            difference = _locate(number, a, b, before, (events_a, events_b), after)
             break
-        before = {name: array for name, array in after_a.items() if name != FLOW_ACC}
+        before = states
     if not made:
         raise ParityError("no steps to compare; the recording is too short for this window")
     if difference is None and not any(witness.fired.values()):
@@ -154,10 +156,17 @@ def check_comparable(a: Artifact, b: Artifact) -> None:
             f"networks of kind {a.kind} and {b.kind} are never equal spike for spike; compare "
             "their errors with runtime.evaluate"
         )
-    mine, other = ({(s.input, s.dtype, s.shape[1:2]) for s in x.states} for x in (a, b))
+    mine, other = ({_comparable(x, s) for s in x.states} for x in (a, b))
     if mine != other:
         odd = ", ".join(sorted(str(name) for name, _, _ in mine ^ other))
         raise ParityError(f"the two networks differ in their states ({odd}), so nothing can match")
+
+
+def _comparable(artifact: Artifact, state: State) -> tuple[str, str, int | str]:
+    """What two networks must share of a state; its layout may differ."""
+    dtype = "uint8" if state.layout == "packed32" else state.dtype
+    channels = state.shape[1] if state.layout == "NCHW" else artifact.layer(state.layer).channels
+    return state.input, dtype, channels
 
 
 class _Witness:
@@ -177,9 +186,11 @@ class _Witness:
             self.fired[layer] += bool(spikes.any())
 
 
-def _observed(runner: Runner) -> dict[str, Array]:
-    """What is compared after a step: states, and the accumulator of integer networks."""
-    seen = runner.states()
+def _observed(runner: Runner, states: Mapping[str, Array]) -> dict[str, Array]:
+    """What is compared after a step: states, channels first, and the accumulator of integer
+    networks."""
+    artifact = runner.artifact
+    seen = {s.input: channels_first(artifact, s, states[s.input]) for s in artifact.states}
     if runner.artifact.is_integer:
         seen[FLOW_ACC] = runner.outputs()[FLOW_ACC]
     return seen
@@ -193,18 +204,18 @@ def _locate(
     step: int,
     a: Runner,
     b: Runner,
-    before: Mapping[str, Array] | None,
+    before: tuple[Mapping[str, Array], Mapping[str, Array]] | None,
     events: tuple[Array, Array],
     after: tuple[Mapping[str, Array], Mapping[str, Array]],
 ) -> Difference:
     """Repeat one step from the last equal state and find the first layer that differs."""
     traces = []
-    for runner, tensor in zip((a, b), events, strict=True):
+    for side, runner in enumerate((a, b)):
         copy = runner.diagnostic()
         if before is not None:
-            copy.set_states(before)
-        copy.step(tensor)
-        traces.append(_trace(copy.artifact, copy.spikes(), _observed(copy)))
+            copy.set_states(before[side])
+        copy.step(events[side])
+        traces.append(_trace(copy.artifact, copy.spikes(), _observed(copy, copy.states())))
     found = _first_difference(step, *traces, reproduced=True)
     if found is not None:
         return found
@@ -215,33 +226,30 @@ def _locate(
     return found
 
 
-Trace = list[tuple[str, str, State | None, Array]]
+Trace = list[tuple[str, str, Array]]
 
 
 def _trace(artifact: Artifact, spikes: Mapping[str, Array], seen: Mapping[str, Array]) -> Trace:
     """Tensors in the order the network computes them: (kind, layer, state, values)."""
-    membranes = {state.layer: state for state in artifact.states if state.role == "mem"}
     trace: Trace = []
     for layer in artifact.layers:
-        state = membranes[layer.name]
         if layer.name in spikes:
-            trace.append(("spike", layer.name, state, spikes[layer.name]))
-        trace.append(("membrane", layer.name, state, seen[state.input]))
+            trace.append(("spike", layer.name, spikes[layer.name]))
+        trace.append(("membrane", layer.name, seen[f"mem.{layer.name}"]))
         if layer.recurrent:
-            trace.append(("spike", layer.name, state, seen[f"spike.{layer.name}"]))
+            trace.append(("spike", layer.name, seen[f"spike.{layer.name}"]))
     if FLOW_ACC in seen:
-        trace.append((FLOW_ACC, "pred", None, seen[FLOW_ACC]))
+        trace.append((FLOW_ACC, "pred", seen[FLOW_ACC]))
     return trace
 
 
 def _first_difference(step: int, a: Trace, b: Trace, *, reproduced: bool) -> Difference | None:
-    for (kind, layer, state, one), (_, _, _, other) in zip(a, b, strict=True):
+    for (kind, layer, one), (_, _, other) in zip(a, b, strict=True):
         if one.shape != other.shape or np.array_equal(one, other):
             continue
         places = np.argwhere(one != other)
         first = tuple(int(i) for i in places[0])
-        layout = "NCHW" if state is None else state.layout
-        channel, y, x = first[1:4] if layout == "NCHW" else (first[3], first[1], first[2])
+        channel, y, x = first[1:4]
         return Difference(
             step,
             kind,

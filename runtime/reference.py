@@ -17,6 +17,7 @@ from runtime.artifact import LoadedModel, load_model
 from runtime.errors import SessionError
 from runtime.graph import diagnostic_copy
 from runtime.graph_checks import EVENTS, FLOW, FLOW_ACC, check_state_bytes
+from runtime.layout import unpacked_layers
 from runtime.metadata import Artifact
 from runtime.runner import Array, Flow, check_events, check_states
 
@@ -108,8 +109,9 @@ class ReferenceStream:
         return {n: a.copy() for n, a in self._results.items() if n in (FLOW, FLOW_ACC)}
 
     def spikes(self) -> dict[str, Array]:
-        """Copies of every layer's spikes in the last step; empty unless diagnostic."""
-        return {layer: self._results[name].copy() for layer, name in self._spike_outputs.items()}
+        """Copies of every layer's last spikes, [N, C, H, W]; empty unless diagnostic."""
+        spikes = {layer: self._results[name].copy() for layer, name in self._spike_outputs.items()}
+        return unpacked_layers(self.artifact, spikes)
 
     def diagnostic(self) -> ReferenceStream:
         """A fresh stream on a copy of the graph that shows every layer's spikes."""

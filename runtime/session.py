@@ -29,8 +29,15 @@ import lif_op
 from calib_data.events import Events
 from runtime.artifact import LoadedModel, load_model
 from runtime.errors import SessionError
-from runtime.graph import diagnostic_copy, inplace_states, load_proto, uses_library
+from runtime.graph import (
+    diagnostic_copy,
+    inplace_states,
+    load_proto,
+    output_form,
+    uses_library,
+)
 from runtime.graph_checks import EVENTS, FLOW, FLOW_ACC, check_state_bytes
+from runtime.layout import unpacked_layers
 from runtime.metadata import Artifact, State
 from runtime.runner import Array, Flow, check_events, check_states, encode
 
@@ -300,13 +307,14 @@ class Stream:
             return {n: a.copy() for n, a in self._allocated().results.items() if n in names}
 
     def spikes(self) -> dict[str, Array]:
-        """Copies of every layer's spikes in the last step; empty unless diagnostic."""
+        """Copies of every layer's last spikes, [N, C, H, W]; empty unless diagnostic."""
         with self._lock:
             buffers = self._allocated()
-            return {
+            spikes = {
                 layer: buffers.output(name).copy()
                 for layer, name in self._engine.spike_outputs.items()
             }
+        return unpacked_layers(self.artifact, spikes)
 
     def diagnostic(self) -> Stream:
         """A fresh stream with the same settings on a copy of the graph that shows every spike."""
@@ -362,11 +370,9 @@ class _Buffers:
             for state in artifact.states
         }
         outputs = {state.output for state in artifact.states}
-        for layer, name in engine.spike_outputs.items():
-            if name not in outputs:
-                mem = next(s for s in artifact.states if s.role == "mem" and s.layer == layer)
-                kind = np.uint8 if artifact.is_integer else np.float32
-                self.results[name] = _aligned(mem.resolved_shape(batch, *size), kind, 0)
+        for name in set(engine.spike_outputs.values()) - outputs:
+            shape, kind = output_form(engine.loaded.model, name, (batch, *size))
+            self.results[name] = _aligned(shape, kind, 0)
         self._bindings = [self._bind(engine.session, phase) for phase in (0, 1)]
 
     def _bind(self, session: ort.InferenceSession, phase: int) -> tuple[Any, list[Any]]:
