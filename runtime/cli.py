@@ -12,6 +12,7 @@ from runtime.house import check_house
 COMMANDS = {
     "export.qdq": "quantize a network, write float, QDQ and integer files, and run them",
     "export.float": "write a network as a float32 ONNX file",
+    "export.diff": "compare two graphs of a network tensor by tensor",
     "export.layer": "write single layers with test vectors for other people's kernels",
     "runtime.evaluate": "drive files over a recording and score their flow",
     "runtime.parity": "compare two runs of a network bit for bit",

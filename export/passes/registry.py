@@ -10,12 +10,14 @@ from export.passes.clean import Clean
 from export.passes.expose_flow_accumulator import ExposeFlowAccumulator
 from export.passes.integer_inputs import IntegerInputs
 from export.passes.lower_lif import LowerLif
+from export.passes.requant_shift import RequantShift
 
 PASSES: tuple[type[GraphPass], ...] = (
     Clean,
     IntegerInputs,
     LowerLif,
     ExposeFlowAccumulator,
+    RequantShift,
 )
 """Every pass; a new one gets a line here."""
 
