@@ -7,4 +7,4 @@ try:
     check_house()
 except HouseError as error:
     stop(error)
-demand("export", ("torch", "brevitas", "onnx_ir", "safetensors"))
+demand("export", ("torch", "brevitas", "onnx_ir", "onnxscript", "onnxoptimizer", "safetensors"))
