@@ -21,6 +21,12 @@ from export.float import NOMINAL_RESOLUTION
 from export.graphs.builder import Dims
 from export.network import add_network_arguments, load_network, positive_pair
 from export.pipeline import Exported, Windows, calibration_sequences, export_artifacts
+from export.profile_command import (
+    add_profile_arguments,
+    check_arguments,
+    export_command,
+    list_profiles,
+)
 from models import SpikingFireNet
 from quant import QuantOptions
 from runtime.artifact import load_model
@@ -37,6 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
     arguments = _parser().parse_args(argv)
     check_house()
+    if arguments.list_profiles:
+        return list_profiles()
+    check_arguments(arguments)
+    if arguments.profile is not None:
+        return export_command(arguments)
     if arguments.run:
         _check_recording(arguments)
     model = load_network(arguments)
@@ -199,11 +210,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export.qdq",
         description=__doc__,
-        epilog="example: python -m export.qdq --run --out build/demo",
+        epilog="examples: python -m export.qdq --run --out build/demo; "
+        "python -m export.qdq --profile ort-x86 portable --resolution 128 128",
     )
     add_network_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("build/export"), metavar="DIR")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_profile_arguments(parser)
     size = parser.add_argument_group("artifacts")
     size.add_argument(
         "--resolution",

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+import lif_op.spec
 from export.errors import ExportError
 
 Array = npt.NDArray[Any]
@@ -27,6 +28,11 @@ class Tracer:
         model: any model whose operators ONNX Runtime or the model's own functions define.
         forced: names of tensors that are dictated: whoever reads one of them reads the graph input
             ``forced.<name>`` instead, while the tensor itself is still computed and returned.
+            Their types have to be written in the graph.
+
+    Attributes:
+        names: what the nodes compute, in order.
+        forced: the graph inputs that ``forced`` added; a tensor nobody reads has none.
 
     Raises:
         ExportError: ONNX Runtime refuses the model.
@@ -35,8 +41,9 @@ class Tracer:
     def __init__(self, model: onnx.ModelProto, forced: Iterable[str] = ()) -> None:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
+        _add_bodies(copy)
         self.names = tuple(tensor_names(copy.graph))
-        _force(copy.graph, [name for name in forced if name in self.names])
+        self.forced = _force(copy.graph, [name for name in forced if name in self.names])
         present = {output.name for output in copy.graph.output}
         for name in self.names:
             if name not in present:
@@ -76,14 +83,23 @@ class Tracer:
         return given | {name: found[name] for name in self.names}
 
 
+def _add_bodies(model: onnx.ModelProto) -> None:
+    """The op library's own function bodies for nodes whose body the file does not carry."""
+    carried = {(function.domain, function.name) for function in model.functions}
+    used = {(node.domain, node.op_type) for node in model.graph.node}
+    for function in lif_op.spec.functions(strict_conv=True):
+        if (function.domain, function.name) in used - carried:
+            model.functions.append(function)
+
+
 def tensor_names(graph: onnx.GraphProto) -> Iterator[str]:
     """Names of what the nodes of a graph compute, in their order."""
     for node in graph.node:
         yield from (name for name in node.output if name)
 
 
-def _force(graph: onnx.GraphProto, names: list[str]) -> None:
-    """Let the readers of these tensors read inputs of their own."""
+def _force(graph: onnx.GraphProto, names: list[str]) -> frozenset[str]:
+    """Let the readers of these tensors read inputs of their own; returns those inputs."""
     for node in graph.node:
         for position, name in enumerate(node.input):
             if name in names:
@@ -99,6 +115,7 @@ def _force(graph: onnx.GraphProto, names: list[str]) -> None:
         value.CopyFrom(types[name])
         value.name = FORCED + name
         graph.input.append(value)
+    return frozenset(FORCED + name for name in names if FORCED + name in read)
 
 
 def first_line(error: Exception) -> str:
