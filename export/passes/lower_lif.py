@@ -15,13 +15,13 @@ from export.passes.base import (
     PassError,
     attribute,
     constant,
-    free_name,
     is_op,
     label,
     producer,
     shared_constant,
 )
 from export.passes.integer_inputs import is_unit_grid, quantized_type
+from export.passes.rewiring import new_constant, register, remove_unread, take_place
 from lif_op.spec import DOMAIN
 from quant.errors import QuantError
 from quant.spec import check_frac_bits, derive_decay, derive_threshold, membrane_limits
@@ -212,8 +212,8 @@ def _replace_neuron(graph: ir.Graph, node: ir.Node, current: _Current, neuron: _
     """Put the integer neuron in place; returns the layer's name."""
     layer = (neuron.mem.name or label(node)).partition(".")[2] or (node.name or "neuron")
     parameters = [
-        ir.val(f"{layer}.{what}", const_value=ir.tensor(values))
-        for what, values in (("decay", neuron.decay), ("threshold", neuron.threshold))
+        new_constant(f"{layer}.decay", neuron.decay),
+        new_constant(f"{layer}.threshold", neuron.threshold),
     ]
     integer = ir.node(
         "QLIF",
@@ -232,12 +232,8 @@ def _replace_neuron(graph: ir.Graph, node: ir.Node, current: _Current, neuron: _
     _hand_over_spikes(graph, node, integer, spike)
     old = list(node.inputs)
     graph.remove(node, safe=True)
-    for value in old:
-        _remove_unread(graph, value)
-    for value in parameters:
-        # Only now, so that they can have the names of the float parameters they replace.
-        value.name = free_name(graph, value.name or layer)
-        graph.register_initializer(value)
+    remove_unread(graph, old)
+    register(graph, parameters)
     return layer
 
 
@@ -257,19 +253,11 @@ def _accumulator(graph: ir.Graph, node: ir.Node, current: _Current, layer: str) 
 def _hand_over_membrane(graph: ir.Graph, node: ir.Node, neuron: _Neuron, mem_out: ir.Value) -> None:
     old = node.outputs[1]
     if neuron.mem is node.inputs[1]:
-        _take_place(old, mem_out)
+        take_place(old, mem_out)
         return
     ((quantizer, _),) = old.uses()
-    _take_place(quantizer.outputs[0], mem_out)
+    take_place(quantizer.outputs[0], mem_out)
     graph.remove(quantizer, safe=True)
-
-
-def _take_place(old: ir.Value, new: ir.Value) -> None:
-    """Let readers and the graph's outputs use ``new``, under the old name."""
-    name, old.name = old.name, None
-    new.name = name
-    new.shape = new.shape if old.shape is None else old.shape
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
 def _hand_over_spikes(graph: ir.Graph, node: ir.Node, integer: ir.Node, spike: ir.Value) -> None:
@@ -287,7 +275,7 @@ def _hand_over_spikes(graph: ir.Graph, node: ir.Node, integer: ir.Node, spike: i
             new = last.outputs[0]
             new.type, new.shape = ir.TensorType(kind), old.shape
         if old.is_graph_output() or new is not spike:
-            _take_place(old, new)
+            take_place(old, new)
         else:
             old.replace_all_uses_with(new)
         graph.remove(reader, safe=True)
@@ -313,20 +301,6 @@ def _dequantized(graph: ir.Graph, real: ir.Value, spike: ir.Value, after: ir.Nod
         copy.name, spike.name = spike.name, f"{spike.name}.integer"
     node.name = copy.name
     real.replace_all_uses_with(copy, replace_graph_outputs=True)
-
-
-def _remove_unread(graph: ir.Graph, value: ir.Value | None) -> None:
-    """Drop an initializer, or a dequantizer and its constants, that nothing reads any more."""
-    if value is None or value.uses() or value.is_graph_output():
-        return
-    if value.is_initializer() and value.name is not None and not value.is_graph_input():
-        graph.initializers.pop(value.name)
-    node = value.producer()
-    if is_op(node, "DequantizeLinear") and node is not None:
-        inputs = list(node.inputs)
-        graph.remove(node, safe=True)
-        for inner in inputs:
-            _remove_unread(graph, inner)
 
 
 def _layer_metadata(
