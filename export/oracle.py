@@ -268,7 +268,7 @@ def _not(attributes: Attributes, inputs: Inputs) -> Array:
 @_rule("Where")
 def _where(attributes: Attributes, inputs: Inputs) -> Array:
     condition, yes, no = inputs
-    return np.where(condition, yes, no)
+    return np.asarray(np.where(condition, yes, no))
 
 
 @_rule("Cast")

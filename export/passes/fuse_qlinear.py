@@ -1,0 +1,368 @@
+"""Requantization spelled so that every runtime rounds alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+import lif_op.spec
+from export.arithmetic import quantize
+from export.passes.base import Array, GraphPass, constant, is_op, only_user, producer
+from export.passes.dequantized import (
+    Emitter,
+    Facts,
+    Quantized,
+    dequantized,
+    infer,
+    quantizer,
+)
+from export.passes.moves import Illegal, Site, convolution
+
+KERNELS = {("uint8", "uint8", "uint8"), ("uint8", "int8", "uint8"), ("int8", "int8", "int8")}
+"""Types (x, w, y) for which ONNX Runtime has a QLinearConv."""
+
+_ONE = np.ones((), np.float32)
+_RAISED = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat")
+_SUMS = ("Add", "Sub", "Relu")
+
+
+class FuseQLinear(GraphPass):
+    """Write every requantization as ``saturate(rint(float32(acc) * m) + z)``.
+
+    Before, a convolution (also still as ``DQ, DQ[, DQ] -> Conv``), another accumulator, and a sum
+    of unequal scales::
+
+        x, w, b -> snn::QConv | ConvInteger (-> Add b) -> [Relu] -> DQ(s) -> [Clip] -> Q(s_y, z)
+        acc -> DQ(s) -> [Relu | Clip] -> Q(s_y, z)
+        a -> DQ(s_a) \\
+        b -> DQ(s_b) -- Add -> [Relu | Clip] -> Q(s_y, z)
+
+    After::
+
+        x, w, b -> QLinearConv(x_scale 1, w_scale s, y_scale s_y, z) -> [Clip]
+        acc -> DQ(s / s_y) -> Q(1, z) -> [Clip]
+        a -> int32 -> DQ(s_a / s_y) \\
+        b -> int32 -> DQ(s_b / s_y) -- Add -> Q(1, z) -> [Clip]
+
+    Quantization keeps order, so a Relu or Clip before it equals a Clip of integers after it, and
+    nothing where the integer type ends there already; for the same reason it may be computed
+    before MaxPool and before anything that only chooses elements. int32 operands keep ONNX
+    Runtime from its own quantized addition, whose rounding depends on the platform. An accumulator
+    that has other readers, and types without a kernel, keep the second form.
+    """
+
+    name = "fuse_qlinear"
+    summary = "convolutions to QLinearConv; every other requantization to one float32 factor"
+
+    def rewrite(self, model: ir.Model) -> int:
+        """See the class.
+
+        Raises:
+            PassError: a convolution whose sums may not fit in 32 bits.
+        """
+        work = _Work(infer(model), Emitter(model.graph))
+        changes = sum(
+            work.quantizer(node) for node in list(model.graph) if is_op(node, "QuantizeLinear")
+        )
+        if changes:
+            common.RemoveUnusedNodesPass()(model)
+        return changes
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Limits of a chain of Relu and Clip, in quantized steps."""
+
+    low: int
+    high: int
+
+    def then(self, low: int, high: int) -> _Limits:
+        """These limits, applied after others that lie closer to the source."""
+        return _Limits(min(max(low, self.low), self.high), min(max(high, self.low), self.high))
+
+
+@dataclass(frozen=True)
+class _Conv:
+    """Operands of a convolution, from x to bias, and its attributes."""
+
+    x: ir.Value
+    x_scale: Array
+    x_zero: Array
+    weight: ir.Value
+    weight_scale: Array
+    weight_zero: Array
+    bias: Array | ir.Value | None
+    attributes: Mapping[str, Any]
+
+
+class _Work:
+    """Rewrites the quantizers of one graph."""
+
+    def __init__(self, facts: Facts, emit: Emitter) -> None:
+        self._facts, self._emit = facts, emit
+
+    def quantizer(self, node: ir.Node) -> int:
+        """Rewrite one QuantizeLinear and what leads to it; returns how many places changed."""
+        result = quantizer(node)
+        if result is None or result.axis is not None or result.zero.ndim or result.scale.ndim:
+            return 0
+        raised = self._raise(node, result)
+        if raised:
+            return 1 + sum(self.quantizer(entry) for entry in raised)
+        value, limits = _limits(node, result)
+        name = node.outputs[0].name or node.name or "requantized"
+        fused = self._convolution(node, value, limits, result, name)
+        fused = fused or self._factor(node, value, limits, result, name)
+        if fused is None:
+            self._emit.discard()
+            return 0
+        y, limits = fused
+        self._emit.place(node, [self._clip(y, limits, result, name)])
+        return 1
+
+    def _clip(self, y: ir.Value, limits: _Limits, result: Quantized, name: str) -> ir.Value:
+        info = np.iinfo(result.dtype)
+        if limits.low <= info.min and limits.high >= info.max:
+            return y
+        low = self._emit.parameter(f"{name}.low", np.asarray(limits.low, result.dtype))
+        high = self._emit.parameter(f"{name}.high", np.asarray(limits.high, result.dtype))
+        return self._emit.op("Clip", [y, low, high], f"{name}.clip")[0]
+
+    def _raise(self, node: ir.Node, result: Quantized) -> list[ir.Node]:
+        """Quantize before the operator that chooses elements; the new quantizers."""
+        value = node.inputs[0]
+        chooser = None if value is None else value.producer()
+        if (
+            value is None
+            or chooser is None
+            or chooser.domain
+            or chooser.op_type not in _RAISED
+            or len(chooser.outputs) != 1
+            or only_user(value) is not node
+            or (chooser.op_type == "MaxPool" and not result.eight_bit)
+        ):
+            return []
+        count = len(chooser.inputs) if chooser.op_type == "Concat" else 1
+        sources = [x for x in chooser.inputs[:count] if x is not None]
+        if not all(_comes_from_integers(x) for x in sources):
+            return []
+        name = node.outputs[0].name or "quantized"
+        raised = [self._emit.quantize(x, result.scale, result.zero, f"{name}.q") for x in sources]
+        inputs = [*raised, *chooser.inputs[count:]]
+        y = self._emit.op(chooser.op_type, inputs, name, dict(chooser.attributes))[0]
+        for x, q in zip(sources, raised, strict=True):
+            if x in self._facts.shapes:
+                self._facts.shapes[q] = self._facts.shapes[x]
+        self._emit.place(node, [y])
+        return [entry for q in raised if (entry := q.producer()) is not None]
+
+    def _convolution(
+        self, node: ir.Node, value: ir.Value, limits: _Limits, result: Quantized, name: str
+    ) -> tuple[ir.Value, _Limits] | None:
+        found = self._direct(value) or _accumulated(value, limits, int(result.zero))
+        if found is None or only_user(value) is None:
+            return None
+        conv, limits = found if isinstance(found, tuple) else (found, limits)
+        types = (
+            conv.x_zero.dtype.name,
+            conv.weight_zero.dtype.name,
+            result.dtype.name,
+        )
+        if types not in KERNELS:
+            return None
+        weight_zero = np.ascontiguousarray(
+            np.broadcast_to(conv.weight_zero, conv.weight_scale.shape)
+        ).reshape(conv.weight_scale.shape)
+        parameter = self._emit.parameter
+        inputs: list[ir.Value | None] = [
+            conv.x,
+            parameter(f"{name}.x_scale", conv.x_scale),
+            parameter(f"{name}.x_zero", conv.x_zero),
+            conv.weight,
+            parameter(f"{name}.w_scale", conv.weight_scale),
+            parameter(f"{name}.w_zero", weight_zero),
+            parameter(f"{name}.y_scale", result.scale),
+            parameter(f"{name}.y_zero", result.zero),
+        ]
+        if isinstance(conv.bias, ir.Value):
+            inputs.append(conv.bias)
+        elif conv.bias is not None:
+            inputs.append(self._emit.constant(f"{name}.bias", conv.bias))
+        return self._emit.op("QLinearConv", inputs, name, conv.attributes)[0], limits
+
+    def _direct(self, value: ir.Value) -> _Conv | None:
+        """A Conv whose operands are still dequantized."""
+        node = producer(value, "Conv")
+        if node is None:
+            return None
+        site = Site(node, self._facts, {}, self._emit)
+        try:
+            found = convolution(site)
+        except Illegal:
+            return None
+        site.accumulator(value, found.bound)
+        return _Conv(
+            found.x.value,
+            found.x.scale,
+            found.x.zero,
+            found.weight.value,
+            found.weight.scale,
+            found.weight.zero,
+            found.bias,
+            dict(node.attributes),
+        )
+
+    def _factor(
+        self, node: ir.Node, value: ir.Value, limits: _Limits, result: Quantized, name: str
+    ) -> tuple[ir.Value, _Limits] | None:
+        """One float32 factor per accumulator, and a quantizer of scale 1."""
+        stripped = node.inputs[0] is not value
+        if result.scale == 1 and not stripped:
+            return None
+        source = dequantized(value)
+        if source is not None and source.eight_bit and source.axis is None:
+            return None
+        scaled = self._scaled(value, result.scale, name)
+        if scaled is None:
+            return None
+        return self._emit.quantize(scaled, _ONE, result.zero, f"{name}.q"), limits
+
+    def _scaled(self, value: ir.Value, unit: Array, name: str) -> ir.Value | None:
+        """The value in units of ``unit``; None if it is not a sum of dequantized integers."""
+        source = dequantized(value)
+        if source is not None:
+            return self._scaled_leaf(source, unit, name)
+        node = value.producer()
+        if node is None or node.domain or node.op_type not in _SUMS or only_user(value) is None:
+            return None
+        terms = []
+        for entry in node.inputs:
+            term = None if entry is None else self._scaled(entry, unit, name)
+            if term is None:
+                return None
+            terms.append(term)
+        return self._emit.op(node.op_type, terms, f"{name}.sum")[0]
+
+    def _scaled_leaf(self, source: Quantized, unit: Array, name: str) -> ir.Value | None:
+        wide = self._emit.widen(source, self._facts.rank(source.value), name)
+        factor = np.asarray(source.scale / unit)
+        if wide is None or not (np.isfinite(factor) & (factor > 0)).all():
+            return None
+        integers = Quantized(wide, factor, np.zeros((), np.int32), source.axis)
+        return self._emit.dequantize(integers, f"{name}.scaled")
+
+
+def _comes_from_integers(value: ir.Value) -> bool:
+    """Whether a value is a dequantized tensor, a convolution or a sum of such, limited or not."""
+    if dequantized(value) is not None:
+        return True
+    node = value.producer()
+    if node is None or node.domain or only_user(value) is None:
+        return False
+    if node.op_type == "Conv":
+        return dequantized(node.inputs[0]) is not None
+    sources = [x for x in node.inputs if x is not None]
+    if node.op_type in (*_SUMS, "Concat"):
+        return all(_comes_from_integers(x) for x in sources)
+    return node.op_type in ("Clip", *_RAISED) and _comes_from_integers(sources[0])
+
+
+def _limits(node: ir.Node, result: Quantized) -> tuple[ir.Value, _Limits]:
+    """The value behind the Relus and Clips before a quantizer, and their limits in its steps."""
+    info = np.iinfo(result.dtype)
+    limits = _Limits(int(info.min), int(info.max))
+    value, reader = node.inputs[0], node
+    while value is not None and only_user(value) is reader:
+        limiter = value.producer()
+        bounds = None if limiter is None else _bounds_of(limiter)
+        if limiter is None or bounds is None:
+            break
+        steps = [int(quantize(np.asarray(b), result.scale, result.zero)) for b in bounds]
+        limits = limits.then(*steps)
+        value, reader = limiter.inputs[0], limiter
+    assert value is not None
+    return value, limits
+
+
+def _bounds_of(node: ir.Node) -> tuple[np.float32, np.float32] | None:
+    """What a Relu or Clip with constant bounds limits to."""
+    bounds = [np.float32(-np.inf), np.float32(np.inf)]
+    if is_op(node, "Relu"):
+        return np.float32(0), bounds[1]
+    if not is_op(node, "Clip"):
+        return None
+    for index, given in enumerate(node.inputs[1:]):
+        if given is None:
+            continue
+        array = constant(given)
+        if array is None or array.size != 1 or not np.isfinite(array).all():
+            return None
+        bounds[index] = np.float32(array.reshape(()))
+    return None if bounds[0] > bounds[1] else (bounds[0], bounds[1])
+
+
+def _accumulated(value: ir.Value, limits: _Limits, zero: int) -> tuple[_Conv, _Limits] | None:
+    """The integer convolution behind a dequantized accumulator that has no other reader."""
+    source = dequantized(value)
+    node = value.producer()
+    if source is None or node is None or source.dtype != np.int32 or source.axis not in (None, 1):
+        return None
+    acc, reader = source.value, node
+    relu = producer(acc, "Relu")
+    if relu is not None and relu.inputs[0] is not None and only_user(acc) is reader:
+        info = np.iinfo(np.int32)
+        limits = limits.then(zero, info.max)
+        acc, reader = relu.inputs[0], relu
+    if only_user(acc) is not reader:
+        return None
+    conv = _qconv(acc, source.scale) or _conv_integer(acc, source.scale)
+    return None if conv is None else (conv, limits)
+
+
+def _qconv(acc: ir.Value, scale: Array) -> _Conv | None:
+    node = producer(acc, "QConv", lif_op.spec.DOMAIN)
+    if node is None:
+        return None
+    x, weight, bias = node.inputs
+    assert x is not None and weight is not None
+    zeros = np.zeros((), np.uint8), np.zeros((), np.int8)
+    attributes = dict(node.attributes)
+    return _Conv(x, _ONE, zeros[0], weight, scale, zeros[1], bias, attributes)
+
+
+def _conv_integer(acc: ir.Value, scale: Array) -> _Conv | None:
+    bias: Array | None = None
+    add = producer(acc, "Add")
+    if add is not None:
+        inner, column = add.inputs
+        array = constant(column)
+        if inner is None or array is None or only_user(inner) is not add:
+            return None
+        if array.ndim < 3 or array.size != array.shape[1]:
+            return None
+        acc, bias = inner, array.reshape(-1)
+    node = producer(acc, "ConvInteger")
+    if node is None or node.inputs[0] is None or node.inputs[1] is None:
+        return None
+    weight = constant(node.inputs[1])
+    zeros = [constant(x) for x in node.inputs[2:]]
+    if weight is None or not zeros or any(z is None or z.size != 1 for z in zeros):
+        return None
+    x_zero = zeros[0]
+    weight_zero = zeros[1] if len(zeros) > 1 else np.zeros((), weight.dtype)
+    assert x_zero is not None and weight_zero is not None
+    return _Conv(
+        node.inputs[0],
+        _ONE,
+        x_zero.reshape(()),
+        node.inputs[1],
+        scale,
+        weight_zero.reshape(()),
+        bias,
+        dict(node.attributes),
+    )
