@@ -62,7 +62,7 @@ def optimised_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def quantized_convolutions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Convolutions whose inputs are dequantized and whose output is quantized, or explicit ones."""
+    """Convolutions whose weight is dequantized and whose output is quantized, or explicit ones."""
     makers = {name: node for node in graph.node for name in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -75,7 +75,7 @@ def quantized_convolutions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     found = []
     for node in graph.node:
         after = readers.get(node.output[0], []) if node.output else []
-        fusable = node.op_type == "Conv" and all(map(dequantized, node.input[:2]))
+        fusable = node.op_type == "Conv" and dequantized(node.input[1])
         requantized = bool(after) and all(r.op_type == "QuantizeLinear" for r in after)
         if node.op_type == "QLinearConv" or (fusable and requantized):
             found.append(node)
@@ -90,7 +90,7 @@ def check_fusion(model: onnx.ModelProto) -> int:
     """
     wanted = quantized_convolutions(model.graph)
     if not wanted:
-        raise GateError("the graph has no convolution that is quantized at its inputs and output")
+        raise GateError("the graph has no convolution with a quantized weight and output")
     nodes = list(all_nodes(optimised_graph(model).graph))
     fused = sum(node.op_type == "QLinearConv" for node in nodes)
     if fused != len(wanted):

@@ -147,6 +147,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _steps(
                     *CANONICAL,
                     "unsigned_activations",
+                    "concat_quantized",
                     "integer_inputs",
                     "lower_lif",
                     "attach_functions",

@@ -7,16 +7,22 @@ import difflib
 from export.errors import ExportError
 from export.passes.base import GraphPass
 from export.passes.clean import Clean
+from export.passes.concat_quantized import ConcatQuantized
 from export.passes.expose_flow_accumulator import ExposeFlowAccumulator
+from export.passes.fuse_qlinear import FuseQLinear
 from export.passes.integer_inputs import IntegerInputs
 from export.passes.lower_lif import LowerLif
 from export.passes.requant_shift import RequantShift
+from export.passes.sink_dequantize import SinkDequantize
 
 PASSES: tuple[type[GraphPass], ...] = (
     Clean,
+    SinkDequantize,
     IntegerInputs,
     LowerLif,
     ExposeFlowAccumulator,
+    FuseQLinear,
+    ConcatQuantized,
     RequantShift,
 )
 """Every pass; a new one gets a line here."""
