@@ -300,7 +300,7 @@ def _check_conv(name: str, conv: ConvSpec, fan_in: int, limit: int) -> None:
     _within(f"{name}.bias", conv.bias, (shape[0],), -(2**31), 2**31 - 1)
     _check_shape(f"{name}.weight_scale", conv.weight_scale, (shape[0],))
     # As float32, in which graphs hold it.
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         scale = conv.weight_scale.astype(np.float32)
     usable = bool((np.isfinite(scale) & (scale > 0)).all())
     _demand(usable, f"{name}.weight_scale", conv.weight_scale.tolist(), "positive numbers")

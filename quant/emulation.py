@@ -55,15 +55,16 @@ def integer_lif(
         spike uint8 and mem_out of mem's type, both [N, C, H, W].
     """
     lo, hi = membrane_limits(torch.iinfo(mem.dtype).bits)
-    wide = acc.to(torch.int64)
     if frac_bits >= 0:
         span = (hi + 1) >> frac_bits
-        current = wide.clamp(-span, span - 1) << frac_bits
+        current = acc.clamp(-span, span - 1) << frac_bits
     else:
-        current = ((wide + (1 << (-frac_bits - 1))) >> -frac_bits).clamp(lo, hi)
+        # Rounding may carry past 32 bits.
+        wide = acc.to(torch.int64) + (1 << (-frac_bits - 1))
+        current = (wide >> -frac_bits).clamp(lo, hi).to(torch.int32)
     product = mem.to(torch.int32) * decay.view(1, -1, 1, 1)
     decayed = torch.div(product, 256, rounding_mode="trunc")
-    u = (decayed + current.to(torch.int32)).clamp(lo, hi)
+    u = (decayed + current).clamp(lo, hi)
     threshold_c = threshold.view(1, -1, 1, 1)
     fires = u > threshold_c
     if reset == "zero":
@@ -161,6 +162,12 @@ class IntegerNetwork:
         """Advance one layer: x uint8 [N, Cin, H, W] and its state to the new state."""
         return self.fire(layer, self.accumulate(layer, x, state.spike), state.mem)
 
+    def head(self, spike: Tensor) -> tuple[Tensor, Tensor]:
+        """Accumulator int32 and flow float32, both [N, 2, H, W], of the last layer's spikes."""
+        flow_acc = self._conv(spike, self.spec.head)
+        scale = torch.from_numpy(self.spec.head.weight_scale).float().view(1, -1, 1, 1)
+        return flow_acc, torch.tanh(flow_acc.float() * scale)
+
     @torch.no_grad()
     def step(self, events: Tensor, states: dict[str, IntegerState] | None = None) -> IntegerStep:
         """Advance by one window.
@@ -180,6 +187,5 @@ class IntegerNetwork:
             state = states.get(layer.name) or self.initial_state(layer, x)
             new_states[layer.name] = self.layer_step(layer, x, state)
             x = new_states[layer.name].spike
-        flow_acc = self._conv(x, self.spec.head)
-        scale = torch.from_numpy(self.spec.head.weight_scale).float().view(1, -1, 1, 1)
-        return IntegerStep(flow_acc, torch.tanh(flow_acc.float() * scale), new_states)
+        flow_acc, flow = self.head(x)
+        return IntegerStep(flow_acc, flow, new_states)

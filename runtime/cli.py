@@ -14,6 +14,8 @@ COMMANDS = {
     "export.float": "write a network as a float32 ONNX file",
     "export.diff": "compare two graphs of a network tensor by tensor",
     "export.layer": "write single layers with test vectors for other people's kernels",
+    "quant.ptq": "quantize trained weights, tune and report layer by layer",
+    "quant.qat": "fine-tune a network on its integer grid",
     "runtime.evaluate": "drive files over a recording and score their flow",
     "runtime.parity": "compare two runs of a network bit for bit",
     "bench.latency": "measure time per step, memory and the split by operator",
