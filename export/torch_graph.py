@@ -53,6 +53,9 @@ _KNOWN_WARNINGS = (
     # It writes the opset it is asked for; what it emits reads the same in 20 and 21.
     "Exporting to ONNX opset version 21 is not supported",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # Brevitas, of an accumulator's zero point that nobody here asks for.
+    "Computing zero point of output accumulator not supported",
+    "Positional args are being deprecated, use kwargs instead",
 )
 _LIBRARIES = ("brevitas", "torch", "onnxscript")
 _ADVICE = {
@@ -174,7 +177,8 @@ def run_module(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     Raises:
         ExportError: it returns something else than tensors.
     """
-    result = module(*inputs)
+    with quiet_brevitas():
+        result = module(*inputs)
     single = isinstance(result, (Tensor, QuantTensor)) or not isinstance(result, (tuple, list))
     outputs = [plain(item) for item in ((result,) if single else result)]
     for item in outputs:
@@ -184,6 +188,15 @@ def run_module(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
                 "tuple of tensors"
             )
     return outputs
+
+
+@contextmanager
+def quiet_brevitas() -> Iterator[None]:
+    """Silence what torch and Brevitas always say about things that are settled here."""
+    with warnings.catch_warnings():
+        for message in _KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 class _NamesQuantizers(StdQCDQONNXManager):  # type: ignore[misc]
