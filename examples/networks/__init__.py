@@ -1,1 +1,1 @@
-"""Brevitas networks to export, each file a subject: ``--module examples.networks.resnet:resnet18``."""
+"""Brevitas networks to export, as ``--module examples.networks.resnet:resnet18``."""
