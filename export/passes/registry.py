@@ -14,6 +14,7 @@ from export.passes.integer_inputs import IntegerInputs
 from export.passes.lower_lif import LowerLif
 from export.passes.requant_shift import RequantShift
 from export.passes.sink_dequantize import SinkDequantize
+from export.passes.tabulate import Tabulate
 
 PASSES: tuple[type[GraphPass], ...] = (
     Clean,
@@ -22,6 +23,7 @@ PASSES: tuple[type[GraphPass], ...] = (
     LowerLif,
     ExposeFlowAccumulator,
     FuseQLinear,
+    Tabulate,
     ConcatQuantized,
     RequantShift,
 )
