@@ -136,7 +136,12 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             Profile(
                 "portable-int",
                 "integer arithmetic in standard operators, no domain of our own",
-                _steps(*INTEGER, "fuse_qlinear", "attach_functions", "inline_functions"),
+                _steps(
+                    *INTEGER,
+                    Step("fuse_qlinear", MappingProxyType({"kernels": False})),
+                    "attach_functions",
+                    "inline_functions",
+                ),
                 ("dtypes", "standard"),
                 "portable-int.onnx",
                 exact=True,

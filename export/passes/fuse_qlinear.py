@@ -53,11 +53,17 @@ class FuseQLinear(GraphPass):
     nothing where the integer type ends there already; for the same reason it may be computed
     before MaxPool and before anything that only chooses elements. int32 operands keep ONNX
     Runtime from its own quantized addition, whose rounding depends on the platform. An accumulator
-    that has other readers, and types without a kernel, keep the second form.
+    that has other readers, and types without a kernel, keep the second form; with ``kernels`` false
+    every convolution does, for consumers that cannot read a QLinearConv with per-channel scales.
     """
 
     name = "fuse_qlinear"
     summary = "convolutions to QLinearConv; every other requantization to one float32 factor"
+
+    def __init__(self, *, kernels: bool = True) -> None:
+        """kernels: write convolutions as QLinearConv where one exists."""
+        super().__init__()
+        self._kernels = kernels
 
     def rewrite(self, model: ir.Model) -> int:
         """See the class.
@@ -65,7 +71,7 @@ class FuseQLinear(GraphPass):
         Raises:
             PassError: a convolution whose sums may not fit in 32 bits.
         """
-        work = _Work(infer(model), Emitter(model.graph))
+        work = _Work(infer(model), Emitter(model.graph), self._kernels)
         changes = sum(
             work.quantizer(node) for node in list(model.graph) if is_op(node, "QuantizeLinear")
         )
@@ -103,8 +109,8 @@ class _Conv:
 class _Work:
     """Rewrites the quantizers of one graph."""
 
-    def __init__(self, facts: Facts, emit: Emitter) -> None:
-        self._facts, self._emit = facts, emit
+    def __init__(self, facts: Facts, emit: Emitter, kernels: bool) -> None:
+        self._facts, self._emit, self._kernels = facts, emit, kernels
 
     def quantizer(self, node: ir.Node) -> int:
         """Rewrite one QuantizeLinear and what leads to it; returns how many places changed."""
@@ -116,7 +122,9 @@ class _Work:
             return 1 + sum(self.quantizer(entry) for entry in raised)
         value, limits = _limits(node, result)
         name = node.outputs[0].name or node.name or "requantized"
-        fused = self._convolution(node, value, limits, result, name)
+        fused = None
+        if self._kernels:
+            fused = self._convolution(node, value, limits, result, name)
         fused = fused or self._factor(node, value, limits, result, name)
         if fused is None:
             self._emit.discard()
