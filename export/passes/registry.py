@@ -8,16 +8,24 @@ from export.errors import ExportError
 from export.passes.base import GraphPass
 from export.passes.clean import Clean
 from export.passes.concat_quantized import ConcatQuantized
+from export.passes.explicit_zero_points import ExplicitZeroPoints
 from export.passes.expose_flow_accumulator import ExposeFlowAccumulator
+from export.passes.fold_weights import FoldWeights
 from export.passes.fuse_qlinear import FuseQLinear
+from export.passes.integer_bias import IntegerBias
 from export.passes.integer_inputs import IntegerInputs
 from export.passes.lower_lif import LowerLif
+from export.passes.remove_redundant_quantizers import RemoveRedundantQuantizers
 from export.passes.requant_shift import RequantShift
 from export.passes.sink_dequantize import SinkDequantize
 from export.passes.tabulate import Tabulate
 
 PASSES: tuple[type[GraphPass], ...] = (
     Clean,
+    FoldWeights,
+    IntegerBias,
+    ExplicitZeroPoints,
+    RemoveRedundantQuantizers,
     SinkDequantize,
     IntegerInputs,
     LowerLif,
