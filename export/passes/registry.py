@@ -10,11 +10,14 @@ from export.passes.clean import Clean
 from export.passes.concat_quantized import ConcatQuantized
 from export.passes.explicit_zero_points import ExplicitZeroPoints
 from export.passes.expose_flow_accumulator import ExposeFlowAccumulator
+from export.passes.fold_into_lif import FoldIntoLif
 from export.passes.fold_weights import FoldWeights
+from export.passes.fuse_conv_lif import FuseConvLif
 from export.passes.fuse_qlinear import FuseQLinear
 from export.passes.integer_bias import IntegerBias
 from export.passes.integer_inputs import IntegerInputs
 from export.passes.lower_lif import LowerLif
+from export.passes.merge_recurrent import MergeRecurrent
 from export.passes.remove_redundant_quantizers import RemoveRedundantQuantizers
 from export.passes.requant_shift import RequantShift
 from export.passes.sink_dequantize import SinkDequantize
@@ -26,6 +29,8 @@ PASSES: tuple[type[GraphPass], ...] = (
     IntegerBias,
     ExplicitZeroPoints,
     RemoveRedundantQuantizers,
+    FoldIntoLif,
+    MergeRecurrent,
     SinkDequantize,
     IntegerInputs,
     LowerLif,
@@ -33,6 +38,7 @@ PASSES: tuple[type[GraphPass], ...] = (
     FuseQLinear,
     Tabulate,
     ConcatQuantized,
+    FuseConvLif,
     RequantShift,
 )
 """Every pass; a new one gets a line here."""
