@@ -16,7 +16,7 @@ from models import ConvLIF, SpikingFireNet
 from quant.calibration import LayerCalibration, check_encoding
 from quant.errors import QuantError
 from quant.options import DEFAULT_OPTIONS, HEAD, LayerBits, QuantOptions
-from quant.quantizers import quantize_weight
+from quant.quantizers import concatenated, quantize_weight, tensor_scale
 from quant.scales import Moments, search_scale
 from quant.spec import (
     COUNT_LIMIT,
@@ -119,6 +119,8 @@ def _weights(
     if options.scale_search:
         moment = None if moments is None else moments[name]
         scale = search_scale(weight, weight_rec, bits, moment).scale
+    elif options.per_tensor:
+        scale = tensor_scale(concatenated(weight, weight_rec), bits)
     return quantize_weight(weight, weight_rec, bits, scale)
 
 

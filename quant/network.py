@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import brevitas.config
 import torch
 from torch import Tensor, nn
 
@@ -105,6 +109,18 @@ class QuantFireNet(nn.Module):
         bias = torch.zeros(2) if head.bias is None else head.bias.detach()
         network.pred.conv.start_at(head.weight.detach(), bias, spec.head.weight_scale)
         return network
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of ``torch.nn.Module``; every parameter stays the object that an optimiser holds."""
+        # Brevitas would build its quantizers anew, with parameters that nothing else knows.
+        before = brevitas.config.REINIT_ON_STATE_DICT_LOAD
+        brevitas.config.REINIT_ON_STATE_DICT_LOAD = False
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        finally:
+            brevitas.config.REINIT_ON_STATE_DICT_LOAD = before
 
     def named_layers(self) -> list[tuple[str, QuantConvLIF]]:
         """The spiking layers in order."""

@@ -38,7 +38,8 @@ class QuantOptions:
     weight_bits: 2 to 8. mem_bits: 8 or 16. frac_bits: one value for every layer, or None: 0 with
     16-bit membranes and currents "accumulator", else calibrated. current: "accumulator" or
     "uint8". scale_search: choose each channel's weight scale by search instead of by its largest
-    weight. layers: exceptions by layer name; the flow head is "pred".
+    weight. layers: exceptions by layer name; the flow head is "pred". per_tensor: one weight scale
+    per layer instead of one per output channel.
     """
 
     weight_bits: int = 7
@@ -47,6 +48,7 @@ class QuantOptions:
     current: str = "accumulator"
     scale_search: bool = False
     layers: Mapping[str, LayerOptions] = field(default_factory=lambda: MappingProxyType({}))
+    per_tensor: bool = False
 
     def of(self, name: str) -> LayerBits:
         """What holds for a layer."""
@@ -66,6 +68,8 @@ class QuantOptions:
         """
         if self.current not in CURRENTS:
             raise QuantError(f"current must be one of {', '.join(CURRENTS)}, got {self.current!r}")
+        if self.per_tensor and self.scale_search:
+            raise QuantError("a scale search chooses scales per channel; leave out per_tensor")
         known = [*names, HEAD]
         for name in self.layers:
             if name not in known:

@@ -66,6 +66,13 @@ def largest_scale(both: Tensor, bits: int) -> Float64:
     return np.where(zero, 1.0, scale.astype(np.float64).reshape(-1))
 
 
+def tensor_scale(both: Tensor, bits: int) -> Float64:
+    """The same scale for every output channel, reaching the largest weight of all of them."""
+    scale = largest_scale(both, bits)
+    live = both.abs().amax(dim=(1, 2, 3)).numpy() > 0
+    return np.full_like(scale, scale[live].max() if live.any() else 1.0)
+
+
 def round_weight(both: Tensor, scale: Float64, bits: int) -> Tensor:
     """Nearest integers of weights at a scale, within the bits; float32 of ``both``'s shape.
 

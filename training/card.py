@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
         data = summary["config"]["data"]
     except (ValueError, KeyError) as error:
         raise ConfigError(f"{arguments.run}/summary.json: not a run's summary ({error})") from None
-    if load_config(arguments.config).model_dump(mode="json") != summary["config"]:
+    if load_config(arguments.config).to_dict() != summary["config"]:
         raise ConfigError(f"{arguments.run} was not made with {arguments.config}")
     model = load_checkpoint(source)
     name = f"{model.config.model}-{model.config.channels}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -92,6 +92,26 @@ class OptimizerSection(_Section):
     warmup_updates: int = Field(default=50, ge=0)
 
 
+class QuantSection(_Section):
+    """Training on the integer grid (QAT); its presence asks for it.
+
+    init: float checkpoint to start from; without it the shipped weights of model.name.
+    weight_bits, mem_bits, frac_bits, current: as of ``quant.QuantOptions``; ranges that are not
+    given are calibrated on calibration_scenes training scenes. weight_scale, learn_range: as of
+    ``quant.GridSettings``. freeze: groups of parameters that stay as they are.
+    """
+
+    init: Path | None = None
+    weight_bits: int = Field(default=7, ge=2, le=8)
+    mem_bits: Literal[8, 16] = 16
+    frac_bits: int | None = None
+    current: Literal["accumulator", "uint8"] = "accumulator"
+    weight_scale: Literal["max", "learned"] = "max"
+    learn_range: bool = False
+    calibration_scenes: PositiveInt = 2
+    freeze: tuple[Literal["weights", "biases", "decays", "thresholds", "head"], ...] = ()
+
+
 class TrainingConfig(_Section):
     """The whole configuration; every key has a default."""
 
@@ -99,11 +119,16 @@ class TrainingConfig(_Section):
     data: DataSection = DataSection()
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
+    quant: QuantSection | None = None
     batch_size: PositiveInt = 32
     updates: PositiveInt = 2000
     seed: int = Field(default=0, ge=0)
     validate_every: PositiveInt = 200
     checkpoint_every: PositiveInt = 50
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; sections that are absent are left out."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 def load_config(path: str | Path) -> TrainingConfig:
@@ -137,8 +162,8 @@ def _explain(problem: Any) -> str:
 def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
-        kind = field.annotation
         keys.append(prefix + name)
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += _keys(kind, f"{prefix}{name}.")
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += _keys(kind, f"{prefix}{name}.")
     return keys

@@ -1,7 +1,8 @@
 """Train a network on synthetic scenes with exact flow.
 
 Writes, in the run's folder: ``best.safetensors`` (lowest validation error), ``state.pt`` (from
-which ``--resume`` goes on exactly), ``log.jsonl`` and ``summary.json``.
+which ``--resume`` goes on exactly), ``log.jsonl`` and ``summary.json``. With a section ``quant`` in
+the configuration it fine-tunes on the integer grid; see ``python -m quant.qat --help``.
 """
 
 from __future__ import annotations
@@ -21,10 +22,37 @@ import torch
 from calib_data.console import progress, run
 from calib_data.files import atomic_path
 from models import LIFState, ModelConfig, SpikingFireNet, detach, save_checkpoint
+from quant import QuantFireNet
 from training.config import ConfigError, TrainingConfig, load_config
 from training.data import VALIDATION_SEED_OFFSET, Sequence, SlotSampler, synthetic_sequences
 from training.losses import endpoint_error_loss
+from training.quantized import network_on_grid, save_on_grid
 from training.validation import evaluate
+
+Network = SpikingFireNet | QuantFireNet
+
+
+def new_network(config: TrainingConfig, train: list[Sequence]) -> Network:
+    """The network that a run starts with: fresh, or on its integer grid."""
+    if config.quant is not None:
+        return network_on_grid(config.model.name, config.quant, train)
+    section = config.model
+    return SpikingFireNet(
+        ModelConfig(
+            model=section.name,
+            channels=section.base_num_channels,
+            kernel_size=section.kernel_size,
+        ),
+        batch_norm=section.batch_norm,
+    )
+
+
+def save_best(model: Network, folder: Path) -> None:
+    """Write a run's best network in the form its kind has."""
+    if isinstance(model, QuantFireNet):
+        save_on_grid(model, folder)
+    else:
+        save_checkpoint(model.folded(), folder / "best.safetensors")
 
 
 class Trainer:
@@ -45,15 +73,7 @@ class Trainer:
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.folder, self.validation = config, folder, validation
-        section = config.model
-        self.model = SpikingFireNet(
-            ModelConfig(
-                model=section.name,
-                channels=section.base_num_channels,
-                kernel_size=section.kernel_size,
-            ),
-            batch_norm=section.batch_norm,
-        )
+        self.model = new_network(config, train)
         head_lr = config.optimizer.lr / self.model.config.flow_scaling
         groups: list[dict[str, Any]] = [
             {"params": self.model.layers.parameters()},
@@ -115,7 +135,7 @@ class Trainer:
         mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         if mean["aee"] < self.best:
             self.best = mean["aee"]
-            save_checkpoint(self.model.folded(), self.folder / "best.safetensors")
+            save_best(self.model, self.folder)
         return mean
 
     def log(self, record: dict[str, Any]) -> None:
@@ -135,7 +155,7 @@ class Trainer:
             "update": self.update,
             "seconds": self.seconds,
             "best": self.best,
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.to_dict(),
         }
         with atomic_path(self.folder / "state.pt") as path:
             torch.save(state, path)
@@ -147,7 +167,7 @@ class Trainer:
             ConfigError: the run was started with another configuration.
         """
         state = torch.load(self.folder / "state.pt", weights_only=True)
-        if state["config"] != self.config.model_dump(mode="json"):
+        if state["config"] != self.config.to_dict():
             raise ConfigError(f"{self.folder}: was started with another configuration")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -181,7 +201,7 @@ class Trainer:
             "best_validation_aee": self.best,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
             "torch": torch.__version__,
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.to_dict(),
         }
         with atomic_path(self.folder / "summary.json") as path:
             path.write_text(json.dumps(summary, indent=2) + "\n")
@@ -198,13 +218,26 @@ def _load_data(config: TrainingConfig) -> tuple[list[Sequence], list[Sequence]]:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; see ``--help``."""
+def main(
+    argv: list[str] | None = None,
+    *,
+    prog: str = "python -m training.fit",
+    description: str | None = __doc__,
+    epilog: str = "example: python -m training.fit --config configs/train_snn.yml --out runs/first",
+    quantized: bool = False,
+) -> int:
+    """Command line; see ``--help``.
+
+    Args:
+        argv: arguments; None for those of the process.
+        prog, description, epilog: of the help text.
+        quantized: demand a configuration that trains on the integer grid.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m training.fit",
-        description=__doc__,
+        prog=prog,
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python -m training.fit --config configs/train_snn.yml --out runs/first",
+        epilog=epilog,
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML configuration")
     parser.add_argument("--out", type=Path, default=Path("runs/last"), help="folder of the run")
@@ -219,6 +252,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config)
+    if quantized and config.quant is None:
+        raise ConfigError(f"{arguments.config}: has no section quant, see configs/qat_snn.yml")
     if arguments.threads < 1:
         raise ConfigError(f"--threads must be positive, got {arguments.threads}")
     torch.set_num_threads(arguments.threads)

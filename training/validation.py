@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models import LIFState, SpikingFireNet
+from quant import QuantFireNet
 from training.config import ConfigError
 from training.data import Sequence
 
@@ -39,8 +40,8 @@ Step = Callable[[Tensor], tuple[Tensor, float]]
 """uint8 counts [1, 2, H, W] to flow in pixels per window [1, 2, H, W] and the spike rate."""
 
 
-def evaluate(model: SpikingFireNet, sequence: Sequence) -> FlowErrors:
-    """Errors of a float network on one sequence, from the zero state."""
+def evaluate(model: SpikingFireNet | QuantFireNet, sequence: Sequence) -> FlowErrors:
+    """Errors of a network on one sequence, from the zero state."""
     states: dict[str, LIFState] = {}
 
     def step(counts: Tensor) -> tuple[Tensor, float]:

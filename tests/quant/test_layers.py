@@ -236,6 +236,16 @@ def test_a_checkpoint_brings_everything_back(
         assert torch.equal(loaded.state_dict()[key], value), key
 
 
+def test_loading_keeps_the_parameters_that_an_optimiser_holds(active_network: Make) -> None:
+    settings = GridSettings("learned", True)
+    model = QuantFireNet.from_float(active_network(NAME), settings=settings)
+    held = dict(model.named_parameters())
+    other = QuantFireNet.from_float(active_network(NAME, 1), settings=settings)
+    model.load_state_dict(other.state_dict())
+    same_spec(model.spec(), other.spec())
+    assert all(parameter is held[name] for name, parameter in model.named_parameters())
+
+
 def test_other_files_are_refused(active_network: Make, tmp_path: Any) -> None:
     path = tmp_path / "x.safetensors"
     with pytest.raises(FileNotFoundError):

@@ -1,0 +1,154 @@
+"""Fine-tuning on the integer grid: it learns, resumes exactly, and leaves what it trained."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from calib_data import console
+from models import LIFState, save_checkpoint
+from quant import IntegerNetwork, QuantFireNet, load_qat, load_spec, qat
+from training import fit
+from training.config import ConfigError
+from training.quantized import INTEGERS, SHADOWS
+
+Make = Callable[..., Any]
+NAME = "LIFFireNet_short"
+
+
+@pytest.fixture
+def source(active_network: Make, tmp_path: Path) -> Path:
+    return save_checkpoint(
+        active_network(NAME, channels=4, rate=0.2), tmp_path / "float.safetensors"
+    )
+
+
+@pytest.fixture
+def make_quantized(make_config: Make, source: Path) -> Make:
+    def make(**quant: Any) -> Any:
+        return make_config(quant={"init": str(source), "weight_bits": 4, **quant})
+
+    return make
+
+
+def parameters(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+
+
+def test_it_learns(make_quantized: Make, make_trainer: Make, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        make_quantized(weight_scale="learned", learn_range=True), tmp_path / "run"
+    )
+    assert isinstance(trainer.model, QuantFireNet)
+    before = parameters(trainer)
+    assert all(math.isfinite(trainer.train_update()) for _ in range(3))
+    after = parameters(trainer)
+    for name, _ in trainer.model.named_parameters():
+        assert not torch.equal(before[name], after[name]), name
+
+
+def test_it_leaves_what_it_trained(
+    make_quantized: Make, make_trainer: Make, moving_counts: Make, tmp_path: Path
+) -> None:
+    """The quantized checkpoint and the shadows of the best network compute the same."""
+    folder = tmp_path / "run"
+    make_trainer(make_quantized(mem_bits=8, current="uint8"), folder).fit()
+    model, network = load_qat(folder / SHADOWS), IntegerNetwork(load_spec(folder / INTEGERS))
+    states: dict[str, LIFState] = {}
+    expected, fired = None, 0.0
+    for events in moving_counts(30, (12, 14)):
+        with torch.no_grad():
+            flow, states = model.step(torch.from_numpy(events).float(), states)
+        expected = network.step(torch.from_numpy(events), expected and expected.states)
+        assert torch.equal(flow, expected.flow)
+        for name, state in states.items():
+            assert torch.equal(state.mem, expected.states[name].mem.float())
+            assert torch.equal(state.spike, expected.states[name].spike.float())
+        fired += float(states["R2a"].spike.mean())
+    assert fired > 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["config"]["quant"]["current"] == "uint8"
+
+
+def test_it_resumes_exactly(make_quantized: Make, make_trainer: Make, tmp_path: Path) -> None:
+    config = make_quantized(weight_scale="learned", learn_range=True)
+    whole = make_trainer(config, tmp_path / "whole")
+    whole.fit()
+    make_trainer(config, tmp_path / "parts").fit(stop_after=4)
+    resumed = make_trainer(config, tmp_path / "parts")
+    resumed.load_state()
+    resumed.fit()
+    for name, value in parameters(whole).items():
+        assert torch.equal(value, parameters(resumed)[name]), name
+
+
+@pytest.mark.parametrize(
+    ("group", "part"),
+    [
+        ("weights", "conv.weight"),
+        ("biases", "conv.bias"),
+        ("decays", "beta"),
+        ("thresholds", "threshold"),
+        ("head", "pred"),
+    ],
+)
+def test_frozen_groups_stay(
+    group: str, part: str, make_quantized: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    trainer = make_trainer(make_quantized(freeze=[group]), tmp_path / "run")
+    before = parameters(trainer)
+    for _ in range(2):
+        trainer.train_update()
+    changed = {n for n, v in parameters(trainer).items() if not torch.equal(v, before[n])}
+    mine = {n for n in before if (n.startswith("pred") if group == "head" else part in n)}
+    mine -= set() if group == "head" else {n for n in mine if n.startswith("pred")}
+    assert mine and not mine & changed and changed
+
+
+def test_another_model_is_refused(make_config: Make, make_trainer: Make, source: Path) -> None:
+    config = make_config(model={"name": "LIFFireNet"}, quant={"init": str(source)})
+    with pytest.raises(ConfigError, match=r"holds LIFFireNet_short, and model\.name is LIFFireNet"):
+        make_trainer(config, source.parent / "run")
+
+
+def test_the_command(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    values = {
+        "model": {"name": NAME, "base_num_channels": 4},
+        "quant": {"init": str(source), "weight_bits": 5},
+        "data": {
+            "train_scenes": 1,
+            "validation_scenes": 1,
+            "duration": 0.4,
+            "resolution": [24, 24],
+            "crop": 12,
+            "cache": str(tmp_path / "scenes"),
+        },
+        "loss": {"window_loss": 2},
+        "batch_size": 2,
+        "updates": 2,
+    }
+    path = tmp_path / "qat.yml"
+    path.write_text(yaml.safe_dump(values))
+    threads = torch.get_num_threads()
+    arguments = ["--config", str(path), "--out", str(tmp_path / "run"), "--threads", "1", "--json"]
+    assert console.run(qat.main, arguments) == 0
+    assert json.loads(capsys.readouterr().out)["updates"] == 2
+    assert load_spec(tmp_path / "run" / INTEGERS).weight_bits == 5
+    path.write_text(yaml.safe_dump({k: v for k, v in values.items() if k != "quant"}))
+    assert console.run(qat.main, arguments) == 2
+    assert "has no section quant, see configs/qat_snn.yml" in capsys.readouterr().err
+    torch.set_num_threads(threads)
+
+
+def test_the_configuration_in_the_repository() -> None:
+    config = fit.load_config("configs/qat_snn.yml")
+    assert config.quant is not None and config.quant.weight_bits == 4
