@@ -99,6 +99,13 @@ class Facts:
         shape = self.shapes.get(value)
         return None if shape is None else len(shape)
 
+    def inherit(self, value: ir.Value, old: ir.Value) -> None:
+        """A value that stands for an old one has its shape and type."""
+        if old in self.shapes:
+            self.shapes[value] = self.shapes[old]
+        if old in self.types:
+            self.types[value] = self.types[old]
+
 
 def infer(model: ir.Model) -> Facts:
     """Run ONNX shape inference beside the model, which stays as it is."""

@@ -130,8 +130,12 @@ class _Work:
             self._emit.discard()
             return 0
         y, limits = fused
-        self._emit.place(node, [self._clip(y, limits, result, name)])
+        self._place(node, self._clip(y, limits, result, name))
         return 1
+
+    def _place(self, node: ir.Node, y: ir.Value) -> None:
+        self._facts.inherit(y, node.outputs[0])
+        self._emit.place(node, [y])
 
     def _clip(self, y: ir.Value, limits: _Limits, result: Quantized, name: str) -> ir.Value:
         info = np.iinfo(result.dtype)
@@ -166,7 +170,7 @@ class _Work:
         for x, q in zip(sources, raised, strict=True):
             if x in self._facts.shapes:
                 self._facts.shapes[q] = self._facts.shapes[x]
-        self._emit.place(node, [y])
+        self._place(node, y)
         return [entry for q in raised if (entry := q.producer()) is not None]
 
     def _convolution(

@@ -77,8 +77,8 @@ def _keep_facts(
 ) -> None:
     """Shapes of the replaced outputs hold for what replaces them."""
     for old, result, new in zip(node.outputs, results, outputs, strict=True):
+        facts.inherit(new, old)
         if old in facts.shapes:
-            facts.shapes[new] = facts.shapes[old]
             facts.shapes.setdefault(result.value, facts.shapes[old])
 
 

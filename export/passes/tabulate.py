@@ -78,7 +78,9 @@ def _tabulate(node: ir.Node, result: Quantized, facts: Facts, emit: Emitter) -> 
     name = node.outputs[0].name or "looked_up"
     index = emit.op("Cast", [source], f"{name}.index", {"to": int(ir.DataType.INT32)})[0]
     inputs = [emit.constant(f"{name}.table", table), index]
-    emit.place(node, emit.op("Gather", inputs, name, {"axis": 0}))
+    looked_up = emit.op("Gather", inputs, name, {"axis": 0})
+    facts.inherit(looked_up[0], node.outputs[0])
+    emit.place(node, looked_up)
     return True
 
 
