@@ -25,7 +25,8 @@ from export.errors import ExportError
 from export.files import write_arrays, write_model
 from export.graphs.builder import Dims, GraphBuilder
 from export.graphs.floating import add_float_layer, add_neuron
-from export.graphs.integer import add_integer_layer, integer_functions
+from export.graphs.integer import lower
+from export.graphs.source import add_source_layer
 from export.network import add_network_arguments, load_network, positive_pair
 from models import ConvLIF, LIFState, SpikingFireNet, lif_step
 from quant import IntegerNetwork, IntegerState, QuantOptions, quantize
@@ -104,10 +105,11 @@ def integer_vector(
     dims, shape = Dims(resolution, free=False), (1, layer.channels, *resolution)
     builder = GraphBuilder("QConvLIF")
     fan_in = layer.conv.weight.shape[1]
-    x = builder.input("x", "uint8", (1, fan_in, *resolution))
-    spike = add_integer_layer(builder, x, layer, dims)
+    x = builder.input("x", "float32", (1, fan_in, *resolution))
+    spike = add_source_layer(builder, x, layer, dims)
     if not recurrent:
-        builder.output(spike, "uint8", shape)
+        builder.output(spike, "float32", shape)
+    source = builder.model([lif_op.spec.function("LIF")], None)
     generator = torch.Generator().manual_seed(seed)
     given = _spikes((1, fan_in, *resolution), generator).to(torch.uint8)
     mem = (_random(shape, generator) * float(np.median(layer.threshold))).to(torch.int16)
@@ -117,7 +119,7 @@ def integer_vector(
     if recurrent:
         inputs[f"spike.{name}"] = state.spike
     return (
-        builder.model(integer_functions(spec), None),
+        lower(source, strict=not spec.exact_in_float32()),
         _numpy(inputs),
         _numpy({f"spike_out.{name}": after.spike, f"mem_out.{name}": after.mem}),
     )

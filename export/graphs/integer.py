@@ -1,126 +1,72 @@
-"""The integer graph: ``snn::QConv`` and ``snn::QLIF``, integers from the counts to ``flow_acc``."""
+"""The integer graph: ``snn::QConv`` and ``snn::QLIF``, integers from the counts to ``flow_acc``.
+
+It is the source graph after a few passes, which move every scale into a threshold or behind the
+flow head's accumulator.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+
 import onnx
-import onnx_ir as ir
 
 import lif_op.spec
-from export.graphs.builder import Dims, GraphBuilder, tool_version
-from quant.spec import ConvSpec, LayerSpec, NetworkSpec
-from runtime.metadata import Artifact, Layer
+from export.graphs.builder import Dims
+from export.graphs.source import source_model
+from export.passes.base import GraphPass
+from export.passes.clean import Clean
+from export.passes.expose_flow_accumulator import ExposeFlowAccumulator
+from export.passes.fuse_qlinear import FuseQLinear
+from export.passes.integer_inputs import IntegerInputs
+from export.passes.lower_lif import LowerLif
+from export.passes.run import run_passes
+from export.passes.sink_dequantize import SinkDequantize
+from quant.spec import NetworkSpec
 
-
-def _conv(builder: GraphBuilder, x: ir.Value, conv: ConvSpec, name: str) -> ir.Value:
-    return builder.op(
-        "QConv",
-        [
-            x,
-            builder.constant(f"{name}.weight", conv.weight),
-            builder.constant(f"{name}.bias", conv.bias),
-        ],
-        f"{name}.acc",
-        {"strides": [conv.stride] * 2, "pads": [conv.padding] * 4},
-        domain=lif_op.spec.DOMAIN,
-    )
-
-
-def _accumulator(builder: GraphBuilder, x: ir.Value, layer: LayerSpec, dims: Dims) -> ir.Value:
-    acc = _conv(builder, x, layer.conv, layer.name)
-    if layer.weight_rec is None:
-        return acc
-    previous = builder.state_input("spike", layer.name, "uint8", dims.shape(layer.channels))
-    recurrent = ConvSpec(
-        layer.weight_rec,
-        np.zeros(layer.channels, np.int32),
-        layer.conv.weight_scale,
-        stride=1,
-        x_max=1,
-    )
-    acc_rec = _conv(builder, previous, recurrent, f"{layer.name}.rec")
-    return builder.op("Add", [acc, acc_rec], f"{layer.name}.acc_sum")
-
-
-def add_integer_layer(builder: GraphBuilder, x: ir.Value, layer: LayerSpec, dims: Dims) -> ir.Value:
-    """Add one integer ConvLIF layer with its states; returns the spikes."""
-    acc = _accumulator(builder, x, layer, dims)
-    shape, mem_type = dims.shape(layer.channels), f"int{layer.mem_bits}"
-    mem = builder.state_input("mem", layer.name, mem_type, shape)
-    spike, mem_out = builder.neuron(
-        "QLIF",
-        [
-            acc,
-            mem,
-            builder.constant(f"{layer.name}.decay", layer.decay),
-            builder.constant(f"{layer.name}.threshold", layer.threshold),
-        ],
-        layer.name,
-        {"frac_bits": layer.frac_bits, "reset": layer.reset},
-    )
-    builder.state_output(mem_out, mem_type, shape)
-    if layer.weight_rec is not None:
-        builder.state_output(spike, "uint8", shape)
-    return spike
-
-
-def integer_functions(spec: NetworkSpec) -> list[onnx.FunctionProto]:
-    """Bodies of QConv and QLIF; QConv in its strict form if float32 sums could be inexact."""
-    strict = not spec.exact_in_float32()
-    return [lif_op.spec.function("QConv", strict_conv=strict), lif_op.spec.function("QLIF")]
+PASSES: tuple[type[GraphPass], ...] = (
+    SinkDequantize,
+    IntegerInputs,
+    LowerLif,
+    ExposeFlowAccumulator,
+    FuseQLinear,
+    Clean,
+)
+"""What turns a source graph into an integer one, in order."""
 
 
 def integer_model(spec: NetworkSpec, dims: Dims) -> onnx.ModelProto:
     """Build the integer artifact.
 
-    Before: ``DequantizeLinear -> Conv -> LIF`` with a scale per convolution. After: the scales of
-    every spiking layer have moved into its threshold and vanished; input ``events`` uint8, output
-    ``flow_acc`` int32, and ``flow = tanh(flow_acc * scale)`` as the only float step.
+    Before: the source graph, ``DequantizeLinear -> Conv -> LIF`` with a scale per convolution.
+    After: the scales of every spiking layer have moved into its threshold and vanished; input
+    ``events`` uint8, output ``flow_acc`` int32, and ``flow = tanh(flow_acc * scale)`` as the only
+    float step. A recurrent layer convolves its input and its previous spikes side by side. Layers
+    with uint8 currents keep one requantization, as ``QLinearConv``.
+
+    Args:
+        spec: the integers.
+        dims: fixed or free batch and spatial dimensions.
     """
-    builder = GraphBuilder(spec.model)
-    x = builder.input("events", "uint8", dims.shape(spec.num_bins))
-    for layer in spec.layers:
-        x = add_integer_layer(builder, x, layer, dims)
-    acc = _conv(builder, x, spec.head, "pred")
-    acc.name = "flow_acc"
-    scale = spec.head.weight_scale.astype(np.float32).reshape(1, -1, 1, 1)
-    real = builder.op("Cast", [acc], "flow_acc_float", {"to": int(ir.DataType.FLOAT)})
-    scaled = builder.op("Mul", [real, builder.constant("pred.scale", scale)], "flow_pre")
-    builder.output(builder.op("Tanh", [scaled], "flow"), "float32", dims.shape(2))
-    builder.output(acc, "int32", dims.shape(2))
-    return builder.model(integer_functions(spec), _artifact(builder, spec, dims))
+    return lower(source_model(spec, dims), strict=not spec.exact_in_float32())
 
 
-def layer_metadata(spec: NetworkSpec, layer: LayerSpec) -> Layer:
-    """What an integer artifact records about a layer."""
-    return Layer(
-        name=layer.name,
-        recurrent=layer.weight_rec is not None,
-        channels=layer.channels,
-        kernel=layer.conv.weight.shape[2],
-        stride=layer.conv.stride,
-        reset=layer.reset,
-        frac_bits=layer.frac_bits,
-        mem_bits=layer.mem_bits,
-        weight_bits=spec.weight_bits,
-        decay=tuple(int(v) for v in layer.decay),
-        threshold=tuple(int(v) for v in layer.threshold),
-        weight_scale=tuple(float(v) for v in layer.conv.weight_scale),
+def lower(
+    source: onnx.ModelProto, *, strict: bool, more: Sequence[GraphPass] = ()
+) -> onnx.ModelProto:
+    """Turn a source graph into an integer graph with the bodies of its ops.
+
+    Args:
+        source: in canonical QDQ form.
+        strict: embed convolutions that are exact where float32 sums would not be.
+        more: further passes at the end.
+
+    Raises:
+        PassError: a node that has no integer form.
+    """
+    model, _ = run_passes(source, [*(entry() for entry in PASSES), *more])
+    used = {node.op_type for node in model.graph.node if node.domain == lif_op.spec.DOMAIN}
+    del model.functions[:]
+    model.functions.extend(
+        body for body in lif_op.spec.functions(strict_conv=strict) if body.name in used
     )
-
-
-def _artifact(builder: GraphBuilder, spec: NetworkSpec, dims: Dims) -> Artifact:
-    return Artifact(
-        model=spec.model,
-        kind="int8",
-        encoding=spec.encoding,
-        num_bins=spec.num_bins,
-        resolution=dims.resolution,
-        spatial_free=dims.free,
-        flow_scaling=spec.flow_scaling,
-        states=tuple(builder.states),
-        layers=tuple(layer_metadata(spec, layer) for layer in spec.layers),
-        head={"weight_scale": [float(v) for v in spec.head.weight_scale]},
-        checkpoint_sha256=spec.checkpoint_sha256,
-        version=tool_version(),
-    )
+    return model

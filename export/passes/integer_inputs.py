@@ -130,8 +130,9 @@ def _integer_form(
         fits = own in (_BYTES if kind is None else (kind,))
         return (inner, own) if own is not None and fits and not interface else None
     neuron = producer(value, "LIF", DOMAIN)
-    if neuron is None or kind is None or value is not neuron.outputs[0]:
+    if neuron is None or value is not neuron.outputs[0]:
         return None
+    kind = ir.DataType.UINT8 if kind is None else kind
     return _quantized_spikes(graph, neuron, kind), kind
 
 
