@@ -5,6 +5,7 @@ from quant.checkpoint import is_quantized_checkpoint, load_spec, save_spec
 from quant.conversion import quantize
 from quant.emulation import IntegerNetwork, IntegerState, IntegerStep
 from quant.errors import QuantError
+from quant.hybrid import HybridNetwork
 from quant.layers import GridSettings, LayerSettings, QuantConvLIF, QuantFlowHead
 from quant.network import QuantFireNet
 from quant.options import LayerOptions, QuantOptions
@@ -15,6 +16,7 @@ from quant.spec import ConvSpec, LayerSpec, NetworkSpec
 __all__ = [
     "ConvSpec",
     "GridSettings",
+    "HybridNetwork",
     "IntegerNetwork",
     "IntegerState",
     "IntegerStep",

@@ -84,11 +84,14 @@ class QuantFireNet(nn.Module):
             settings: how scales and ranges are found from here on.
 
         Raises:
-            QuantError: as :func:`quant.quantize`; a scale search with weight_scale "max".
+            QuantError: as :func:`quant.quantize`; a scale search with weight_scale "max"; one scale
+                per tensor.
         """
         settings = GridSettings() if settings is None else settings
         if options.scale_search and settings.weight_scale != "learned":
             raise QuantError("searched scales need weight_scale learned; max finds its own")
+        if options.per_tensor:
+            raise QuantError("training finds weight scales per channel; leave out per_tensor")
         spec = quantize(model, options, calibration, moments)
         start = {
             layer.name: LayerSettings(

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ def _quantize(
         tuned = _tune(ready, options, memo, quiet=arguments.json)
         options = tuned.options
     spec = ready.derive(options)
-    plain = ready.derive(_without_search(options)) if options.scale_search else spec
+    plain = ready.derive(replace(options, scale_search=False)) if options.scale_search else spec
     counts = [recording.counts for recording in ready.recordings]
     rows = report.layer_reports(
         spec,
@@ -190,16 +190,6 @@ def _quantize(
     if not arguments.json:
         _print_layers(ready, rows, values)
     return values
-
-
-def _without_search(options: QuantOptions) -> QuantOptions:
-    return QuantOptions(
-        options.weight_bits,
-        options.mem_bits,
-        options.frac_bits,
-        options.current,
-        layers=options.layers,
-    )
 
 
 def _print_layers(

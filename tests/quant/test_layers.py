@@ -261,6 +261,8 @@ def test_impossible_settings(active_network: Make, moving_counts: Make) -> None:
         QuantFireNet.from_float(model, settings=GridSettings("mse"))
     with pytest.raises(QuantError, match="searched scales need weight_scale learned"):
         QuantFireNet.from_float(model, QuantOptions(scale_search=True))
+    with pytest.raises(QuantError, match="training finds weight scales per channel"):
+        QuantFireNet.from_float(model, QuantOptions(per_tensor=True))
     trained = QuantFireNet.from_float(model)
     with torch.no_grad():
         trained.layers["G1"].conv.bias[0] = 1e5
