@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from export.passes.base import PassError, constant, producer
+from export.passes.base import Array, PassError, constant, producer
 from export.passes.rewiring import new_constant, register, remove_unread
 from quant.errors import QuantError
 from quant.spec import derive_bias
@@ -26,16 +26,17 @@ def change_convolution(graph: ir.Graph, conv: ir.Node, sign: Float64, shift: Flo
     Raises:
         PassError: constants that are computed, or integers that do not hold the result.
     """
-    constants: list[ir.Value] = []
-    old: list[ir.Value | None] = []
     if bool((sign < 0).any()):
-        old += _flip(conv, 1, sign, constants)
+        _replace(graph, *_flip(conv, 1, sign))
         if len(conv.inputs) > 2 and conv.inputs[2] is not None:
-            old += _flip(conv, 2, sign, constants)
+            _replace(graph, *_flip(conv, 2, sign))
     if shift.any():
-        old += _shift(conv, shift, constants)
-    remove_unread(graph, old)
-    register(graph, constants)
+        _replace(graph, *_shift(conv, shift))
+
+
+def _replace(graph: ir.Graph, old: ir.Value | None, new: ir.Value) -> None:
+    remove_unread(graph, [old])
+    register(graph, [new])
 
 
 def dequantized_constant(value: ir.Value | None) -> ir.Node | None:
@@ -60,9 +61,8 @@ def _holder(conv: ir.Node, index: int) -> tuple[ir.Node, int]:
     return dequantize, 0
 
 
-def _flip(
-    conv: ir.Node, index: int, sign: Float64, constants: list[ir.Value]
-) -> list[ir.Value | None]:
+def _flip(conv: ir.Node, index: int, sign: Float64) -> tuple[ir.Value | None, ir.Value]:
+    """Change signs per output channel; returns the old constant and the new one."""
     node, position = _holder(conv, index)
     source = node.inputs[position]
     values = constant(source)
@@ -76,38 +76,32 @@ def _flip(
             raise PassError(
                 conv, f"a constant of {lowest} has no negative", "quantize with a narrow range"
             )
-    flipped = np.asarray(values * factor.astype(values.dtype))
-    _put(node, position, source, flipped, constants)
-    return [source]
+    return _put(node, position, values * factor.astype(values.dtype))
 
 
-def _put(
-    node: ir.Node, position: int, source: ir.Value | None, values: object, constants: list[ir.Value]
-) -> None:
-    name = (source.name if source is not None else None) or "constant"
-    constants.append(new_constant(name, np.asarray(values)))
-    node.replace_input_with(position, constants[-1])
+def _put(node: ir.Node, position: int, values: Array) -> tuple[ir.Value | None, ir.Value]:
+    source = node.inputs[position]
+    new = new_constant((source.name if source is not None else None) or "constant", values)
+    node.replace_input_with(position, new)
+    return source, new
 
 
-def _shift(conv: ir.Node, shift: Float64, constants: list[ir.Value]) -> list[ir.Value | None]:
-    """Add to the bias: in its unit where it is an integer, else as float32."""
+def _shift(conv: ir.Node, shift: Float64) -> tuple[ir.Value | None, ir.Value]:
+    """Add to the bias, in its unit where it is an integer; returns the old one and the new one."""
     channels = _output_channels(conv)
     real = np.broadcast_to(shift, (channels,))
-    bias = conv.inputs[2] if len(conv.inputs) > 2 else None
-    if bias is None:
-        name = f"{(conv.name or 'conv').removesuffix('.conv')}.bias"
-        constants.append(new_constant(name, real.astype(np.float32)))
+    if len(conv.inputs) < 3 or conv.inputs[2] is None:
         conv.resize_inputs(3)
-        conv.replace_input_with(2, constants[-1])
-        return []
+        name = f"{(conv.name or 'conv').removesuffix('.conv')}.bias"
+        new = new_constant(name, real.astype(np.float32))
+        conv.replace_input_with(2, new)
+        return None, new
     node, position = _holder(conv, 2)
-    source = node.inputs[position]
-    values = constant(source)
+    values = constant(node.inputs[position])
     if values is None:
         raise PassError(conv, "its bias is computed in the graph", "make it an initializer")
     if node is conv:
-        _put(node, position, source, (values + real).astype(np.float32), constants)
-        return [source]
+        return _put(node, position, (values + real).astype(np.float32))
     scale = constant(node.inputs[1])
     if scale is None:
         raise PassError(conv, "the scale of its bias is no constant", "make it an initializer")
@@ -116,8 +110,7 @@ def _shift(conv: ir.Node, shift: Float64, constants: list[ir.Value]) -> list[ir.
         total = derive_bias(values.astype(np.float64) * unit + real, unit)
     except QuantError as error:
         raise PassError(conv, str(error), "use a larger weight scale") from error
-    _put(node, position, source, total, constants)
-    return [source]
+    return _put(node, position, total)
 
 
 def _output_channels(conv: ir.Node) -> int:

@@ -241,11 +241,12 @@ def _accumulator(graph: ir.Graph, node: ir.Node, current: _Current, layer: str) 
     """The current as int32 around 0."""
     if current.zero == 0 and current.value.dtype != ir.DataType.UINT8:
         return current.value
-    wide = ir.node(
-        "Cast", [current.value], {"to": int(ir.DataType.INT32)}, name=f"{layer}.current_int"
-    )
+    to = {"to": int(ir.DataType.INT32)}
+    wide = ir.node("Cast", [current.value], to, name=f"{layer}.current_int")
     zero = shared_constant(graph, f"current.zero_{current.zero}", np.array(current.zero, np.int32))
     centred = ir.node("Sub", [wide.outputs[0], zero], name=f"{layer}.acc")
+    for step in (wide, centred):
+        step.outputs[0].name = step.name
     graph.insert_before(node, [wide, centred])
     return centred.outputs[0]
 
