@@ -33,13 +33,16 @@ Specs = dict[str, NetworkSpec]
 
 
 def add_profile_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --profile, --list-profiles and --current."""
+    """Add --profile, --list-profiles, --current and --per-tensor."""
     group = parser.add_argument_group("profiles")
     group.add_argument(
         "--profile",
         nargs="+",
         metavar="P",
         help=f"write these instead of float, qdq and int8: {', '.join(PROFILES)}",
+    )
+    group.add_argument(
+        "--per-tensor", action="store_true", help="one weight scale per layer, not per channel"
     )
     group.add_argument("--list-profiles", action="store_true", help="describe them and stop")
     group.add_argument(
@@ -67,6 +70,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.profile is None:
         if arguments.current is not None:
             raise ExportError("--current goes with --profile; without it all currents are exact")
+        if arguments.per_tensor:
+            raise ExportError("--per-tensor goes with --profile")
         if arguments.checkpoint is not None and is_quantized_checkpoint(arguments.checkpoint):
             raise ExportError(
                 f"{arguments.checkpoint} holds integers and no float network; choose --profile"
@@ -116,7 +121,12 @@ def _quantized(
     windows = [torch.from_numpy(counts)[None] for counts in sequence]
     shown = progress(windows, "calibrating", len(windows), quiet=arguments.json)
     calibration = calibrate(model, (counts.float() for counts in shown))
-    options = QuantOptions(arguments.weight_bits, arguments.mem_bits, arguments.frac_bits)
+    options = QuantOptions(
+        arguments.weight_bits,
+        arguments.mem_bits,
+        arguments.frac_bits,
+        per_tensor=arguments.per_tensor,
+    )
     by_current: Specs = {}
     specs: Specs = {}
     for wanted in {profile.current or "" for profile in profiles}:

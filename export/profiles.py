@@ -129,7 +129,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             Profile(
                 "portable",
                 "QuantizeLinear/DequantizeLinear with real scales, for other people's compilers",
-                _steps(*CANONICAL, "attach_functions"),
+                _steps(*CANONICAL, "scalar_scales", "attach_functions"),
                 (),
                 "portable.onnx",
             ),

@@ -20,6 +20,7 @@ from export.passes.lower_lif import LowerLif
 from export.passes.merge_recurrent import MergeRecurrent
 from export.passes.remove_redundant_quantizers import RemoveRedundantQuantizers
 from export.passes.requant_shift import RequantShift
+from export.passes.scalar_scales import ScalarScales
 from export.passes.sink_dequantize import SinkDequantize
 from export.passes.tabulate import Tabulate
 
@@ -38,6 +39,7 @@ PASSES: tuple[type[GraphPass], ...] = (
     FuseQLinear,
     Tabulate,
     ConcatQuantized,
+    ScalarScales,
     FuseConvLif,
     RequantShift,
 )
