@@ -238,7 +238,10 @@ class Emitter:
         return self.op("Sub", [wide, offset], f"{name}.centred")[0]
 
     def place(self, node: ir.Node, results: Sequence[ir.Value]) -> None:
-        """Insert what is pending before a node and let results stand for its outputs."""
+        """Insert what is pending before a node and let results stand for its outputs.
+
+        What only the node read is removed with it, so that readers can be counted.
+        """
         self._graph.insert_before(node, self.pending)
         self.pending, self._pending_constants = [], []
         for before, after in zip(node.outputs, results, strict=True):
@@ -247,7 +250,16 @@ class Emitter:
             after.type = before.type if after.type is None else after.type
             after.shape = before.shape if after.shape is None else after.shape
             before.replace_all_uses_with(after, replace_graph_outputs=True)
+        self._remove(node)
+
+    def _remove(self, node: ir.Node) -> None:
+        """Remove a node and what nobody reads any more without it."""
+        sources = {source for value in node.inputs if value and (source := value.producer())}
         self._graph.remove(node, safe=True)
+        for source in sources:
+            read = any(list(out.uses()) or out.is_graph_output() for out in source.outputs)
+            if source.graph is self._graph and not read:
+                self._remove(source)
 
     def discard(self) -> None:
         """Forget what is pending."""

@@ -25,7 +25,7 @@ from export.passes.tabulate import Tabulate
 
 PIPELINE = (SinkDequantize, FuseQLinear, Tabulate)
 QUICK = settings(
-    max_examples=40,
+    max_examples=120,
     deadline=None,
     derandomize="CI" in os.environ,
     suppress_health_check=list(HealthCheck),
