@@ -38,11 +38,11 @@ def test_a_file_equals_itself_over_a_recording(
     result = tmp_path / "r.json"
     arguments = (files["int8"], files["int8"], "--data", scene, "--steps", 3, "--json", result)
     assert run(*arguments) == 0
-    assert "equal: 24 tensors over 3 steps" in capsys.readouterr().out
+    assert "equal: 25 tensors over 3 steps" in capsys.readouterr().out
     found = json.loads(result.read_text())
     assert found["equal"] and found["first"] is None and found["only_a"] == []
     kinds = {row["a"]: row["kind"] for row in found["tensors"]}
-    assert kinds["head.acc"] == kinds["mem_out.G2"] == kinds["flow_acc"] == "integer"
+    assert kinds["head.conv.acc"] == kinds["mem_out.G2"] == kinds["flow_acc"] == "integer"
     assert kinds["flow"] == "real"
 
 
@@ -57,11 +57,11 @@ def test_one_wrong_weight_is_found_where_it_is(
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     wrong, result = write_model(model, tmp_path / "wrong.onnx"), tmp_path / "r.json"
     assert run(files["int8"], wrong, "--random", "--json", result) == 1
-    assert "tensor R1b.acc (accumulator) is the first to depart" in capsys.readouterr().out
+    assert "tensor R1b.conv.acc (accumulator) is the first to depart" in capsys.readouterr().out
     rows = {row["a"]: row for row in json.loads(result.read_text())["tensors"]}
-    assert rows["R1b.acc"]["largest"] == 8 and rows["R1b.acc"]["step"] == 0
+    assert rows["R1b.conv.acc"]["largest"] == 8 and rows["R1b.conv.acc"]["step"] == 0
     names = list(rows)
-    assert all(rows[n]["count"] == 0 for n in names[: names.index("R1b.acc")])
+    assert all(rows[n]["count"] == 0 for n in names[: names.index("R1b.conv.acc")])
     assert run(files["int8"], wrong, "--random", "--tolerance", 1e9) == 0
 
 
@@ -74,8 +74,8 @@ def test_integer_and_real_graphs_compare_as_real(
     capsys.readouterr()
     rows = {row["a"]: row for row in json.loads(result.read_text())["tensors"]}
     head = rows["head.conv"]
-    assert head["b"] == "head.acc" and head["kind"] == "real" and head["count"] == 0
-    assert {"G1.conv": "G1.acc_sum", "pred.conv": "flow_acc"}.items() <= {
+    assert head["b"] == "head.conv.acc" and head["kind"] == "real" and head["count"] == 0
+    assert {"G1.conv": "G1.conv.acc", "pred.conv": "flow_acc"}.items() <= {
         name: row["b"] for name, row in rows.items()
     }.items()
     assert rows["mem_out.head"]["count"] > 0
@@ -180,7 +180,7 @@ def test_mistakes_are_one_line(
 def test_grids_follow_values_and_metadata(sources: Any) -> None:
     grids = find_grids(sources.graph("int8"))
     layer = sources.spec.layers[1]
-    np.testing.assert_array_equal(grids["G1.acc_sum"].scale, layer.conv.weight_scale)
+    np.testing.assert_array_equal(grids["G1.conv.acc"].scale, layer.conv.weight_scale)
     np.testing.assert_array_equal(grids["mem.G1"].scale, layer.conv.weight_scale)
     assert grids["spike_out.G1"].scale == 1 and grids["events"].scale == 1
     np.testing.assert_array_equal(grids["flow_acc"].scale, sources.spec.head.weight_scale)

@@ -92,7 +92,9 @@ def test_dtypes(sources: Any) -> None:
 
 def test_standard_operators(sources: Any) -> None:
     check_standard(convolution())
-    with pytest.raises(GateError, match=r"'head\.acc' \(snn::QConv\) is no standard operator"):
+    with pytest.raises(
+        GateError, match=r"'head\.conv\.acc' \(snn::QConv\) is no standard operator"
+    ):
         check_standard(sources.graph("int8"))
 
 

@@ -50,9 +50,10 @@ def zero_inputs(model: onnx.ModelProto) -> dict[str, Any]:
 def test_equals_the_integer_network(
     options: QuantOptions, reset: str, make_sources: Any, moving_counts: Counts
 ) -> None:
-    sources = make_sources("LIFFireFlowNet", options, channels=4, reset=reset)
+    sources = make_sources("LIFFireNet", options, channels=4, reset=reset)
     model = rewritten(sources.graph("int8"))
-    assert {node.op_type for node in model.graph.node} == {"Conv", "RequantShift", "QLif"}
+    operators = {"Concat", "Conv", "RequantShift", "QLif"}
+    assert {node.op_type for node in model.graph.node} == operators
     assert not any(t.data_type == TensorProto.FLOAT for t in model.graph.initializer)
     network, states, inputs = IntegerNetwork(sources.spec), None, zero_inputs(model)
     fired = dict.fromkeys((layer.name for layer in sources.spec.layers), False)
@@ -66,6 +67,9 @@ def test_equals_the_integer_network(
             assert outputs[f"mem_out.{layer}"].dtype == state.mem.numpy().dtype
             np.testing.assert_array_equal(outputs[f"mem_out.{layer}"], state.mem.numpy())
             inputs[f"mem.{layer}"] = outputs[f"mem_out.{layer}"]
+            if f"spike.{layer}" in inputs:
+                np.testing.assert_array_equal(outputs[f"spike_out.{layer}"], state.spike.numpy())
+                inputs[f"spike.{layer}"] = outputs[f"spike_out.{layer}"]
     assert all(fired.values())
 
 
@@ -100,14 +104,18 @@ def test_refusals_name_the_neuron(make_sources: Any) -> None:
     positive = make_sources("LIFFireFlowNet", QuantOptions(7, 16, 2), channels=4)
     with pytest.raises(PassError, match=r"'head\.QLIF'.*frac_bits 2 .*--frac-bits 0 or less"):
         rewritten(positive.graph("int8"))
-    recurrent = make_sources("LIFFireNet", channels=4)
-    with pytest.raises(PassError, match=r"'G1\.acc'.*merge_recurrent"):
-        rewritten(recurrent.graph("int8"))
+    shown = make_sources("LIFFireFlowNet", channels=4).graph("int8")
+    shape = (1, 4, 18, 26)
+    shown.graph.output.append(
+        helper.make_tensor_value_info("G1.conv.acc", TensorProto.INT32, shape)
+    )
+    with pytest.raises(PassError, match=r"'G1\.conv\.acc'.*merge_recurrent"):
+        rewritten(shown)
 
 
 def test_a_sum_beyond_32_bits_is_refused(make_sources: Any) -> None:
     sources = make_sources("LIFFireFlowNet", QuantOptions(7, 16, 0), channels=4)
-    sources.spec.layers[1].conv.bias[:] = 2**31 - 1
+    sources.spec.layers[1].conv.bias[:] = 2**30
     with pytest.raises(PassError, match=r"acc \* mul \+ add can reach \d+, beyond int32"):
         rewritten(sources.graph("int8"))
     with pytest.raises(ExportError, match="does not fit int32"):
