@@ -18,10 +18,8 @@ import onnx_ir as ir
 
 import lif_op.spec
 from export.graphs.builder import Dims, GraphBuilder, tool_version
-from quant.spec import DECAY_UNIT, ConvSpec, LayerSpec, NetworkSpec
+from quant.spec import CURRENT_ZERO_POINT, DECAY_UNIT, ConvSpec, LayerSpec, NetworkSpec
 from runtime.metadata import Artifact, Layer, State
-
-CURRENT_ZERO_POINT = 128
 
 Float32 = npt.NDArray[np.float32]
 

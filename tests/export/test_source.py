@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from onnx import numpy_helper
 
 from export.files import write_model
 from export.graphs.builder import Dims
+from export.graphs.integer import integer_model
 from export.graphs.source import real_threshold, source_model
-from quant import QuantOptions
+from quant import IntegerNetwork, QuantOptions
 from quant.spec import derive_decay, derive_threshold
 from runtime.session import StatefulSession
 
@@ -99,3 +101,41 @@ def test_it_runs_as_an_artifact(
         assert states["spike.G1"].any() and states["spike.G2"].any()
     for name, value in sessions[0].states().items():
         assert np.mean(value != sessions[1].states()[name]) < 0.01
+
+
+@pytest.mark.parametrize("current", ["accumulator", "uint8"])
+def test_the_passes_give_the_integer_network(
+    current: str, make_sources: Callable[..., Any], moving_counts: Any, tmp_path: Path
+) -> None:
+    """100 steps, every state and the flow accumulator, with and without the op library."""
+    spec = make_sources(options=QuantOptions(current=current)).spec
+    model = integer_model(spec, Dims(RESOLUTION, False))
+    assert all(node.op_type not in ("LIF", "Conv") for node in model.graph.node)
+    path = write_model(model, tmp_path / "model.int8.onnx")
+    sessions = [StatefulSession(path, library=library) for library in ("never", "require")]
+    assert sessions[0].artifact.kind == "int8"
+    network, states = IntegerNetwork(spec), None
+    fired = {layer.name: 0 for layer in spec.layers}
+    for events in moving_counts(100, RESOLUTION):
+        expected = network.step(torch.from_numpy(events), states)
+        states = expected.states
+        for layer, state in states.items():
+            fired[layer] += int(state.spike.sum())
+        for session in sessions:
+            session.step(events)
+            for name, value in session.states().items():
+                role, _, layer = name.partition(".")
+                np.testing.assert_array_equal(value, getattr(states[layer], role).numpy())
+            np.testing.assert_array_equal(session.outputs()["flow_acc"], expected.flow_acc.numpy())
+    assert all(fired.values())
+
+
+def test_uint8_currents_have_scalar_grids(make_sources: Callable[..., Any]) -> None:
+    spec = make_sources(options=QuantOptions(current="uint8")).spec
+    model = source_model(spec, Dims(RESOLUTION, False))
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    for layer in spec.layers:
+        current = constants[f"{layer.name}.current_scale"]
+        assert current.shape == () and float(current) == layer.current_scale
+        assert constants[f"{layer.name}.mem_scale"] == current / 2.0**layer.frac_bits
+    assert constants["current.zero"] == 128
