@@ -22,10 +22,10 @@ from torch import Tensor, nn
 import lif_op.spec
 from export.errors import ExportError
 from export.graphs.builder import Dims, tool_version
-from export.graphs.source import CURRENT_ZERO_POINT, real_threshold, source_artifact
+from export.graphs.source import real_threshold, source_artifact
 from export.torch_graph import DynamicAxes, Route, export_qdq
 from export.torch_lif import dequantize, lif, quantize
-from quant.spec import DECAY_UNIT, ConvSpec, LayerSpec, NetworkSpec
+from quant.spec import CURRENT_ZERO_POINT, DECAY_UNIT, ConvSpec, LayerSpec, NetworkSpec
 from runtime.metadata import METADATA_KEY, Artifact, State
 
 _MEM_TYPES = {8: torch.int8, 16: torch.int16}

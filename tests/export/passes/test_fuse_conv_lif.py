@@ -180,10 +180,13 @@ def test_an_accumulator_with_another_reader_stays(sources: Any) -> None:
     assert graphs.types(after)["QLIF"] == 1
 
 
-def test_the_choice_between_bytes_and_words_is_folded_away(sources: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["BASIC", "EXTENDED", "ALL"])
+def test_the_choice_between_bytes_and_words_is_folded_away(
+    level: str, sources: Any, tmp_path: Path
+) -> None:
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
     options.log_severity_level = 3
     model = fused(sources.spec)
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
