@@ -103,6 +103,39 @@ def change(**changes: Any) -> Edit:
     return edit
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layout": "packed32"}, r"'spike.G1' of uint8 in layout packed32; packed32 is for spikes"),
+        ({"dtype": "uint32"}, r"of uint32 in layout NCHW; .* uint32 for nothing else"),
+        ({"layout": "NHWC"}, r"in layout NHWC, expected 4 at position 3 for 4 channels"),
+        (
+            {"layout": "packed32", "dtype": "uint32"},
+            r"layout packed32, expected 1 at position 3 for 4 channels",
+        ),
+    ],
+)
+def test_layouts_say_where_the_channels_are(
+    make_file: Any, changes: dict[str, str], message: str
+) -> None:
+    edit = change(**{f"states__1__{key}": value for key, value in changes.items()})
+    with pytest.raises(ArtifactError, match=message):
+        load_model(make_file(edit=edit))
+
+
+def test_qdq_files_may_hold_integers(make_model: Any) -> None:
+    """Membranes, spikes and events; what they hold survives a round trip."""
+    model = make_model(kind="int8")
+    change(kind="qdq", events="uint8")(model)
+    artifact = Artifact.from_model(model)
+    assert artifact.event_dtype == np.uint8 and not artifact.is_integer
+    assert artifact.layers[0].decay is not None
+    assert Artifact.from_json(artifact.to_json()) == artifact
+    change(events="int16")(model)
+    with pytest.raises(ArtifactError, match="events = 'int16', expected one of float32, uint8"):
+        Artifact.from_model(model)
+
+
 def no_metadata(model: onnx.ModelProto) -> None:
     del model.metadata_props[:]
 
@@ -333,6 +366,29 @@ def test_bad_float_parameters(make_file: Any, name: str, value: float, message: 
 def test_strict_convolution_may_exceed_float32(make_file: Any) -> None:
     edit = replace_initializer("head.bias", np.full(4, 1 << 25, np.int32))
     assert load_model(make_file(strict=True, edit=edit)).artifact.kind == "int8"
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_counts_beside_spikes_are_bounded_apart(make_model: Any, over: int) -> None:
+    """Of 2 channels of counts and 4 of spikes only the former reach 127."""
+    model = make_model(kind="int8")
+    (conv,) = (node for node in model.graph.node if node.name == "head.conv")
+    conv.input[0] = "both"
+    concat = helper.make_node("Concat", ["events", "spike.G1"], ["both"], "both", axis=1)
+    model.graph.node.insert(0, concat)
+    largest = 127 * 2 * 9 + 4 * 9
+    values = {
+        "head.weight": np.ones((4, 6, 3, 3), np.int8),
+        "head.bias": np.full(4, (1 << 24) - largest + over, np.int32),
+    }
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
+    if not over:
+        validate_model(model)
+        return
+    with pytest.raises(ArtifactError, match=f"'head.weight' can sum to {(1 << 24) + 1}, more"):
+        validate_model(model)
 
 
 # --- what a stranger could hide -----------------------------------------------------------------
