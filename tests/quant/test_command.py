@@ -38,7 +38,7 @@ def checkpoint(active_network: Make, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def ready(active_network: Make, moving_counts: Make) -> ptq.Calibrated:
     recording = Recording(
-        "moving", [torch.from_numpy(c) for c in moving_counts(8, (12, 14))], [None] * 8
+        "moving", [torch.from_numpy(c) for c in moving_counts(6, (10, 12))], [None] * 6
     )
     return ptq.prepare(active_network(NAME, channels=4), [recording], weigh_inputs=True)
 

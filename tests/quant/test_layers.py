@@ -26,7 +26,7 @@ from quant import (
 
 Make = Callable[..., Any]
 NAME = "LIFFireNet_short"
-STEPS = 60
+STEPS = 40
 
 
 def on_grid(
