@@ -106,15 +106,28 @@ def check_fusion(model: onnx.ModelProto) -> int:
 def float_constants(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """(tensor, node) of float constants that are neither scales nor part of the flow head."""
     arrays = constants(model.graph)
-    head = _only_for_flow(model.graph)
+    head, spelled = _only_for_flow(model.graph), _requantizing(model.graph)
     for node in model.graph.node:
         scales = _SCALES.get(node.op_type, ())
         for position, name in enumerate(node.input):
             array = arrays.get(name)
             if array is None or array.dtype.kind != "f" or position in scales:
                 continue
-            if id(node) not in head:
+            if id(node) not in head and id(node) not in spelled:
                 yield name, node.name or node.output[0]
+
+
+def _requantizing(graph: onnx.GraphProto) -> set[int]:
+    """Nodes of requantizations in elementary operators: Mul by the scale, Round, Clip."""
+    found: set[int] = set()
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        before = makers.get(node.input[0]) if node.input else None
+        if node.op_type == "Round" and before is not None and before.op_type == "Mul":
+            found.add(id(before))
+        if node.op_type == "Clip" and before is not None and before.op_type == "Round":
+            found.add(id(node))
+    return found
 
 
 def _only_for_flow(graph: onnx.GraphProto) -> set[int]:

@@ -139,6 +139,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _steps(
                     *INTEGER,
                     Step("fuse_qlinear", MappingProxyType({"kernels": False})),
+                    "spell_requantize",
                     "attach_functions",
                     "inline_functions",
                 ),

@@ -21,6 +21,7 @@ from export.passes.merge_recurrent import MergeRecurrent
 from export.passes.remove_redundant_quantizers import RemoveRedundantQuantizers
 from export.passes.requant_shift import RequantShift
 from export.passes.scalar_scales import ScalarScales
+from export.passes.spell_requantize import SpellRequantize
 from export.passes.sink_dequantize import SinkDequantize
 from export.passes.tabulate import Tabulate
 
@@ -40,6 +41,7 @@ PASSES: tuple[type[GraphPass], ...] = (
     Tabulate,
     ConcatQuantized,
     ScalarScales,
+    SpellRequantize,
     FuseConvLif,
     RequantShift,
 )
