@@ -266,12 +266,14 @@ UnpackSpikes <channels> (packed) => (spikes)
 }}
 """
 
-# The input of a convolution as bytes [N, Cin, H, W], whichever of its two forms it has.
+# The input of a convolution as bytes [N, Cin, H, W], whichever of its two forms it has. Greater and
+# not a cast to bool: of this 0, ONNX Runtime 1.18 without optimisation made true.
 _INPUT_BYTES = f"""
   low_byte_only = Constant<value: tensor = int32 {{256}}>()
   probe_x = CastLike(low_byte_only, x)
   probe_x_int = Cast<to=6>(probe_x)
-  is_packed = Cast<to=9>(probe_x_int)
+  nothing = Constant<value: tensor = int32 {{0}}>()
+  is_packed = Greater(probe_x_int, nothing)
   count_x = Shape<start=1, end=2>(weight)
   x_bytes = If(is_packed) <
     then_branch = words_to_bytes () => (unpacked_x) {{
