@@ -35,7 +35,7 @@ class Network:
 
 
 STEPS = (
-    "conv",
+    *["conv"] * 4,
     "relu",
     "max_pool",
     "arithmetic",
@@ -49,7 +49,7 @@ STEPS = (
     "average",
     "function",
 )
-"""Methods of the builder, the simplest first where it matters for shrinking."""
+"""Methods of the builder; most of what can go wrong does so at convolutions."""
 
 
 class Builder:
@@ -137,8 +137,8 @@ class Builder:
             name = self.graph.op("MaxPool", name, kernel_shape=[2, 2], strides=[2, 2])
             shape = (*shape[:2], shape[2] // 2, shape[3] // 2)
         elif ending == "transpose" and len(shape) == 4:
-            name = self.graph.op("Transpose", name, perm=[0, 2, 1, 3])
-            shape = (shape[0], shape[2], shape[1], shape[3])
+            name = self.graph.op("Transpose", name, perm=[0, 2, 3, 1])
+            shape = (shape[0], shape[2], shape[3], shape[1])
         return self.quantized(name, shape, around)
 
     def max_pool(self) -> Tensor:

@@ -241,3 +241,20 @@ def test_equal_to_the_original_with_scales_of_two() -> None:
     model = graph.model({graph.q(y, 2.0, 7): np.uint8})
     feeds = _feeds()
     assert_equal(assert_runtimes_agree(integer(model), feeds), run_ort(model, feeds))
+
+
+def test_order_of_the_scales_decides_ties() -> None:
+    """x_scale * w_scale first, then / y_scale: chosen so that this gives 2^-8 exactly, with a tie
+    at every fourth value, and another order does not."""
+    x_scale, w_scale = np.float32(0.15), np.float32(0.9)
+    y_scale = x_scale * w_scale * np.float32(256)
+    assert x_scale * (w_scale / y_scale) != np.float32(2.0**-8)
+    graph = Graph()
+    x = graph.dq(graph.input("x", np.uint8, (1, 1, 1, 256)), x_scale)
+    conv = graph.op("Conv", x, graph.weight(np.full((1, 1, 1, 1), 64, np.int8), w_scale))
+    model = graph.model({graph.q(conv, y_scale): np.uint8})
+    values = np.arange(256, dtype=np.uint8).reshape(1, 1, 1, 256)
+    for fused in (apply(model, FuseQLinear()), integer(model)):
+        assert ops(fused) == ["QLinearConv"]
+        (got,) = assert_runtimes_agree(fused, {"x": values}).values()
+        np.testing.assert_array_equal(got, np.rint(values * 64.0 / 256))
