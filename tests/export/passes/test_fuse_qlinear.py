@@ -258,3 +258,13 @@ def test_order_of_the_scales_decides_ties() -> None:
         assert ops(fused) == ["QLinearConv"]
         (got,) = assert_runtimes_agree(fused, {"x": values}).values()
         np.testing.assert_array_equal(got, np.rint(values * 64.0 / 256))
+
+
+def test_without_kernels_the_same_integers() -> None:
+    model = _network(lambda graph, y: graph.op("Relu", y), x_type=(np.uint8, 9))
+    spelled = apply(model, SinkDequantize(), FuseQLinear(kernels=False))
+    assert "QLinearConv" not in ops(spelled)
+    feeds = _feeds()
+    assert_equal(
+        assert_runtimes_agree(spelled, feeds), assert_runtimes_agree(integer(model), feeds)
+    )
