@@ -17,7 +17,7 @@ import onnx
 from export.errors import ExportError
 from export.gates import check_dtypes, check_fusion, check_standard, check_tensorrt
 from export.passes import find_pass
-from export.passes.base import GraphPass
+from export.passes.base import FunctionPass, GraphPass
 from quant.spec import NetworkSpec
 
 Options = Mapping[str, Any]
@@ -45,7 +45,7 @@ class Step:
     name: str
     options: Options = field(default_factory=lambda: MappingProxyType({}))
 
-    def make(self) -> GraphPass:
+    def make(self) -> GraphPass | FunctionPass:
         """The pass, ready to run."""
         return find_pass(self.name)(**self.options)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
 from export.errors import ExportError
@@ -25,8 +26,8 @@ class PassError(ExportError):
         super().__init__(f"node {label(node)}: {reason}; {instead}")
 
 
-class GraphPass(ir.passes.InPlacePass):
-    """One rewrite of a graph, in place and idempotent.
+class Pass(ABC):
+    """One rewrite of a model, in place and idempotent.
 
     A pass leaves alone what it does not match. ``name`` is its name on the command line and
     ``summary`` one line about it; the docstring of the class shows a subgraph before and after.
@@ -34,6 +35,26 @@ class GraphPass(ir.passes.InPlacePass):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+
+
+class FunctionPass(Pass):
+    """A pass over functions and their calls.
+
+    It sees the model as it is written to a file, because the bodies of the library's ops must keep
+    their spelling: loading compares them with the library's own.
+    """
+
+    @abstractmethod
+    def rewrite_model(self, model: onnx.ModelProto) -> int:
+        """Rewrite the model; returns how many places changed.
+
+        Raises:
+            ExportError: what has to change and cannot.
+        """
+
+
+class GraphPass(Pass, ir.passes.InPlacePass):
+    """A pass over the graph."""
 
     @abstractmethod
     def rewrite(self, model: ir.Model) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 
 from export.errors import ExportError
-from export.passes.base import GraphPass
+from export.passes.attach_functions import AttachFunctions
+from export.passes.base import FunctionPass, GraphPass
 from export.passes.clean import Clean
 from export.passes.concat_quantized import ConcatQuantized
 from export.passes.explicit_zero_points import ExplicitZeroPoints
@@ -14,6 +15,7 @@ from export.passes.fold_into_lif import FoldIntoLif
 from export.passes.fold_weights import FoldWeights
 from export.passes.fuse_conv_lif import FuseConvLif
 from export.passes.fuse_qlinear import FuseQLinear
+from export.passes.inline_functions import InlineFunctions
 from export.passes.integer_bias import IntegerBias
 from export.passes.integer_inputs import IntegerInputs
 from export.passes.lower_lif import LowerLif
@@ -21,11 +23,11 @@ from export.passes.merge_recurrent import MergeRecurrent
 from export.passes.remove_redundant_quantizers import RemoveRedundantQuantizers
 from export.passes.requant_shift import RequantShift
 from export.passes.scalar_scales import ScalarScales
-from export.passes.spell_requantize import SpellRequantize
 from export.passes.sink_dequantize import SinkDequantize
+from export.passes.spell_requantize import SpellRequantize
 from export.passes.tabulate import Tabulate
 
-PASSES: tuple[type[GraphPass], ...] = (
+PASSES: tuple[type[GraphPass] | type[FunctionPass], ...] = (
     Clean,
     FoldWeights,
     IntegerBias,
@@ -44,11 +46,13 @@ PASSES: tuple[type[GraphPass], ...] = (
     SpellRequantize,
     FuseConvLif,
     RequantShift,
+    AttachFunctions,
+    InlineFunctions,
 )
 """Every pass; a new one gets a line here."""
 
 
-def find_pass(name: str) -> type[GraphPass]:
+def find_pass(name: str) -> type[GraphPass] | type[FunctionPass]:
     """The pass of that name.
 
     Raises:

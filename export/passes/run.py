@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-import lif_op.spec
 from export.errors import ExportError
-from export.passes.base import GraphPass
-
-_LIBRARY_DOMAINS = (lif_op.spec.DOMAIN, lif_op.spec.FOREIGN_DOMAIN)
+from export.passes.base import FunctionPass, GraphPass
+from runtime.graph import LIBRARY_DOMAINS
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class PassReport:
 
 
 def run_passes(
-    model: onnx.ModelProto, passes: Iterable[GraphPass]
+    model: onnx.ModelProto, passes: Iterable[GraphPass | FunctionPass]
 ) -> tuple[onnx.ModelProto, list[PassReport]]:
     """Apply passes in order to a copy of the model.
 
@@ -44,21 +42,37 @@ def run_passes(
         ExportError: the model is not valid ONNX before or after.
     """
     _check(model, "the model given to the passes")
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    bodies = [f for f in model.functions if f.domain in _LIBRARY_DOMAINS]
-    kept = [f for f in model.functions if f.domain not in _LIBRARY_DOMAINS]
-    del bare.functions[:]
-    bare.functions.extend(kept)
-    graph, reports, last = ir.from_proto(bare), [], "no pass"
+    graph, bodies = _parse(model)
+    reports, last = [], "no pass"
     for entry in passes:
-        changes = entry.rewrite(graph)
+        if isinstance(entry, FunctionPass):
+            proto = _serialize(graph, bodies)
+            changes = entry.rewrite_model(proto)
+            graph, bodies = _parse(proto)
+        else:
+            changes = entry.rewrite(graph)
         reports.append(PassReport(entry.name, changes, graph.graph.num_nodes()))
         last = entry.name
-    result = ir.to_proto(graph)
-    result.functions.extend(bodies)
+    result = _serialize(graph, bodies)
     _check(result, f"the model after {last}")
     return result, reports
+
+
+def _parse(model: onnx.ModelProto) -> tuple[ir.Model, list[onnx.FunctionProto]]:
+    """The model for passes, and the library's bodies that go around them."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    bodies = [f for f in model.functions if f.domain in LIBRARY_DOMAINS]
+    kept = [f for f in model.functions if f.domain not in LIBRARY_DOMAINS]
+    del bare.functions[:]
+    bare.functions.extend(kept)
+    return ir.from_proto(bare), bodies
+
+
+def _serialize(graph: ir.Model, bodies: list[onnx.FunctionProto]) -> onnx.ModelProto:
+    model = ir.to_proto(graph)
+    model.functions.extend(bodies)
+    return model
 
 
 def _check(model: onnx.ModelProto, what: str) -> None:

@@ -1,0 +1,197 @@
+"""Functions in and out of a file: the same integers, wherever the arithmetic is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+import lif_op.spec
+from export.errors import ExportError
+from export.graphs.builder import Dims
+from export.graphs.floating import float_model
+from export.graphs.integer import integer_model
+from export.passes import find_pass, run_passes
+from export.passes.attach_functions import exact_in_float32
+from quant import QuantOptions, quantize
+from runtime.graph_checks import canonical_body
+
+RESOLUTION = (9, 13)
+TYPES = {1: np.float32, 2: np.uint8, 3: np.int8, 5: np.int16}
+
+Make = Callable[..., Any]
+Arrays = dict[str, Any]
+
+
+def apply(model: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, int]:
+    result, (report,) = run_passes(model, [find_pass(name)()])
+    return result, report.changes
+
+
+def stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.functions[:]
+    return copy
+
+
+def zero_states(model: onnx.ModelProto) -> Arrays:
+    sizes = {"N": 1, "H": RESOLUTION[0], "W": RESOLUTION[1]}
+    states = {}
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        shape = [d.dim_value or sizes[d.dim_param] for d in tensor.shape.dim]
+        states[value.name] = np.zeros(shape, TYPES[tensor.elem_type])
+    return {name: array for name, array in states.items() if name != "events"}
+
+
+def drive(
+    model: onnx.ModelProto, step: Callable[[Arrays], list[Any]], windows: list[Any]
+) -> list[Arrays]:
+    names = [output.name for output in model.graph.output]
+    states, results = zero_states(model), []
+    for events in windows:
+        outputs = dict(zip(names, step({"events": events, **states}), strict=True))
+        states = {name: outputs[name.replace(".", "_out.", 1)] for name in states}
+        results.append(outputs)
+    return results
+
+
+def onnxruntime_step(model: onnx.ModelProto) -> Callable[[Arrays], list[Any]]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda inputs: list(session.run(None, inputs))
+
+
+def openvino_step(model: onnx.ModelProto) -> Callable[[Arrays], list[Any]]:
+    openvino = pytest.importorskip("openvino")
+    core = openvino.Core()
+    read = core.read_model(model.SerializeToString())
+    compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def step(inputs: Arrays) -> list[Any]:
+        found = compiled(inputs)
+        return [found[output.name].copy() for output in model.graph.output]
+
+    return step
+
+
+def same(a: list[Arrays], b: list[Arrays]) -> None:
+    for step, (left, right) in enumerate(zip(a, b, strict=True)):
+        for name, array in left.items():
+            if name == "flow":
+                assert np.allclose(array, right[name], atol=1e-6, rtol=0), (step, name)
+            else:
+                assert array.dtype == right[name].dtype, name
+                assert np.array_equal(array, right[name]), (step, name)
+
+
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize(
+    ("options", "reset"),
+    [
+        (QuantOptions(), "zero"),
+        (QuantOptions(8, 8, -3), "subtract"),
+        (QuantOptions(7, 16, 2), "none"),
+    ],
+)
+def test_inlined_integers_are_equal_everywhere(
+    options: QuantOptions, reset: str, free: bool, active_network: Make, moving_counts: Make
+) -> None:
+    """ONNX Runtime, the reference evaluator and OpenVINO on standard operators alone."""
+    network = active_network("LIFFireNet_short", channels=5, reset=reset)
+    model = integer_model(quantize(network, options), Dims(RESOLUTION, free))
+    inlined, changes = apply(model, "inline_functions")
+    assert changes == 2 and not inlined.functions
+    assert not any(node.domain for node in inlined.graph.node)
+    assert {entry.domain for entry in inlined.opset_import} == {""}
+    kinds = {node.op_type for node in inlined.graph.node}
+    assert not kinds & {"If", "Shape", "Constant", "ConstantOfShape", "Reshape", "Pow", "Split"}
+    assert sum(t.data_type == onnx.TensorProto.INT8 for t in inlined.graph.initializer) == 6
+    assert not any(t.data_type == onnx.TensorProto.STRING for t in inlined.graph.initializer)
+    onnx.checker.check_model(inlined, full_check=True)
+    windows = moving_counts(6, RESOLUTION)
+    wanted = drive(model, onnxruntime_step(model), windows)
+    assert wanted[-1]["spike_out.G2"].any()
+    evaluator = ReferenceEvaluator(inlined)
+    steps = [onnxruntime_step(inlined), openvino_step(inlined)]
+    for step in [*steps, lambda inputs: list(evaluator.run(None, inputs))]:
+        same(wanted, drive(inlined, step, windows))
+
+
+def test_inlining_twice_changes_nothing(active_network: Make) -> None:
+    model = integer_model(quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False))
+    once, _ = apply(model, "inline_functions")
+    twice, changes = apply(once, "inline_functions")
+    assert changes == 0
+    assert twice == once
+
+
+def test_float_neurons_inline_too(active_network: Make, moving_counts: Make) -> None:
+    network = active_network("LIFFireNet_short", channels=5)
+    model = float_model(network, Dims(RESOLUTION, False))
+    inlined, _ = apply(model, "inline_functions")
+    windows = [counts.astype(np.float32) for counts in moving_counts(3, RESOLUTION)]
+    left = drive(model, onnxruntime_step(model), windows)
+    right = drive(inlined, onnxruntime_step(inlined), windows)
+    for a, b in zip(left, right, strict=True):
+        assert np.array_equal(a["spike_out.G1"], b["spike_out.G1"])
+
+
+def test_bodies_come_back_as_the_library_spells_them(active_network: Make) -> None:
+    model = integer_model(quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False))
+    again, changes = apply(stripped(model), "attach_functions")
+    assert changes == 2
+    own = {body.name: canonical_body(body) for body in model.functions}
+    assert {body.name: canonical_body(body) for body in again.functions} == own
+    assert apply(again, "attach_functions")[1] == 0
+
+
+def test_sums_beyond_float32_get_the_strict_body(active_network: Make) -> None:
+    """One weight of 127 times 1041 inputs times counts of 127 is more than 2^24."""
+    network = active_network("LIFFireNet_short", channels=4)
+    spec = quantize(network)
+    model = stripped(integer_model(spec, Dims(RESOLUTION, False)))
+    assert exact_in_float32(model) and spec.exact_in_float32()
+    bias = next(t for t in model.graph.initializer if t.name == "head.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(4, 2**24, np.int32), "head.bias"))
+    assert not exact_in_float32(model)
+    strict, _ = apply(model, "attach_functions")
+    body = next(body for body in strict.functions if body.name == "QConv")
+    assert canonical_body(body) == canonical_body(lif_op.spec.function("QConv", strict_conv=True))
+
+
+def test_an_op_without_definition_is_refused_by_name() -> None:
+    node = onnx.helper.make_node("Unheard", ["x"], ["y"], "n", domain="snn")
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph([node], "g", [value("x", 1, [1])], [value("y", 1, [1])])
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("snn", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    with pytest.raises(ExportError, match="snn::Unheard has no definition"):
+        apply(model, "attach_functions")
+
+
+def test_a_foreign_domain_without_body_is_refused_by_name(active_network: Make) -> None:
+    model = integer_model(quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False))
+    model.graph.node.append(
+        onnx.helper.make_node("Theirs", ["flow"], ["more"], "odd", domain="else")
+    )
+    model.graph.output.append(onnx.helper.make_tensor_value_info("more", 1, ["a"]))
+    model.opset_import.append(onnx.helper.make_opsetid("else", 1))
+    with pytest.raises(ExportError, match=r"'odd' \(else::Theirs\).*no function body"):
+        apply(model, "inline_functions")
+
+
+def test_a_body_for_another_opset_is_refused(active_network: Make) -> None:
+    model = integer_model(quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False))
+    model.functions[0].opset_import[0].version = 20
+    with pytest.raises(ExportError, match="imports version 20 whereas model imports version 21"):
+        apply(model, "inline_functions")
