@@ -1,0 +1,107 @@
+"""``python -m export.qdq --module``: any Brevitas network to float, QDQ and integer files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.table import Table
+
+from calib_data.files import atomic_path
+from export.errors import ExportError
+from export.module_export import Options, Report, export_module
+from export.module_inputs import input_names, load_module, parse_shape, read_samples
+from export.torch_graph import ROUTES
+from runtime.evaluate import table_console
+from runtime.timing import times_faster
+
+REPORT = "report.json"
+
+
+def add_module_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --module and what goes with it."""
+    group = parser.add_argument_group("any Brevitas network")
+    group.add_argument(
+        "--module",
+        metavar="PACKAGE.FILE:FACTORY",
+        help="export what this function returns, a torch.nn.Module of Brevitas layers, instead of "
+        "a network of the family; the current folder is searched first",
+    )
+    group.add_argument(
+        "--input-shape",
+        action="append",
+        metavar="N,C,...",
+        help="shape of an input, batch first; once for every input",
+    )
+    group.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="F",
+        help=".npz with an array per input, samples along the first axis; every fourth is held out "
+        "for the checks (default: the module keeps its scales, random inputs)",
+    )
+    group.add_argument(
+        "--route", choices=ROUTES, default=ROUTES[0], help="which of torch's exporters"
+    )
+    group.add_argument(
+        "--bias-correction", action="store_true", help="correct biases after calibration"
+    )
+
+
+def module_command(arguments: argparse.Namespace) -> int:
+    """Export the module that the arguments name; returns the exit status.
+
+    Raises:
+        ExportError: as its message says.
+    """
+    if not arguments.input_shape:
+        raise ExportError("--module needs --input-shape, once for every input")
+    shapes = [parse_shape(text) for text in arguments.input_shape]
+    module = load_module(arguments.module)
+    names = input_names(module, len(shapes))
+    samples = read_samples(arguments.calibrate, names, shapes)
+    if arguments.bias_correction and not samples.calibration:
+        raise ExportError("--bias-correction needs samples; give --calibrate")
+    options = Options(arguments.route, arguments.bias_correction, quiet=arguments.json)
+    report = export_module(module, samples, arguments.out, options)
+    results = report.to_dict()
+    with atomic_path(arguments.out / REPORT) as path:
+        path.write_text(json.dumps(results, indent=2) + "\n")
+    if arguments.json:
+        print(json.dumps(results))
+    else:
+        _print(report, arguments.out)
+    return 0
+
+
+def _print(report: Report, out: Path) -> None:
+    print("scales: the module's own" if report.own_scales else "scales: calibrated")
+    for what, gap in (
+        ("Brevitas to QDQ", report.torch_qdq),
+        ("QDQ to integers", report.qdq_integer),
+    ):
+        print(f"{what}: at most {gap.lsb:.2f} LSB, {100 * gap.share:.2f} % of the values")
+    verdict = "within one LSB" if report.islands else "equal bit for bit"
+    print(f"integers in ONNX Runtime and in NumPy: {verdict} ({report.runs} runs)")
+    counts = ", ".join(f"{count} {dtype}" for dtype, count in report.constants.items())
+    print(f"constants: {counts}")
+    for what, names in (
+        ("computed in float", report.islands),
+        ("float constants besides scales", report.floats_left),
+    ):
+        if names:
+            print(f"{what}: {', '.join(names)}")
+    table = Table()
+    table.add_column("file")
+    for heading in ("kB", *(f"ms, {threads} thread(s)" for threads in report.timings)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("times float", justify="right", no_wrap=True)
+    for kind, path in report.paths.items():
+        times = [f"{row[kind].median_ms:.2f}" for row in report.timings.values()]
+        ratios = " / ".join(
+            f"{times_faster(row[kind], row['float']):.2f}" for row in report.timings.values()
+        )
+        table.add_row(path.name, f"{path.stat().st_size / 1000:.0f}", *times, ratios)
+    table_console().print(table)
+    print(f"{out}: {', '.join(path.name for path in report.paths.values())}, {REPORT}")
