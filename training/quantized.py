@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from models import load_checkpoint, shipped_checkpoint
-from quant import GridSettings, QuantFireNet, QuantOptions, calibrate, save_qat, save_spec
+from quant import (
+    GridSettings,
+    QuantFireNet,
+    QuantOptions,
+    calibrate,
+    measure_moments,
+    save_qat,
+    save_spec,
+)
 from training.config import ConfigError, QuantSection
 from training.data import Sequence
 
@@ -32,8 +40,14 @@ def network_on_grid(name: str, section: QuantSection, train: list[Sequence]) -> 
     source = load_checkpoint(path)
     if source.config.model != name:
         raise ConfigError(f"{path} holds {source.config.model}, and model.name is {name}")
+    # Learned scales start where a search finds them; the others have no choice.
+    learned = section.weight_scale == "learned"
     options = QuantOptions(
-        section.weight_bits, section.mem_bits, section.frac_bits, section.current
+        section.weight_bits,
+        section.mem_bits,
+        section.frac_bits,
+        section.current,
+        scale_search=learned,
     )
     chosen = train[: section.calibration_scenes]
     windows = [[torch.from_numpy(counts)[None].float() for counts in s.counts] for s in chosen]
@@ -41,6 +55,7 @@ def network_on_grid(name: str, section: QuantSection, train: list[Sequence]) -> 
         source,
         options,
         calibrate(source, *windows),
+        measure_moments(source, *windows) if learned else None,
         settings=GridSettings(section.weight_scale, section.learn_range),
     )
     for group in section.freeze:

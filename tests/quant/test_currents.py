@@ -125,7 +125,7 @@ def test_fractional_bits_are_as_many_as_fit(
         seen, scale = calibration[layer.name], layer.current_scale
         assert scale is not None and seen.membrane_range is not None
         assert scale == np.float32(seen.current_range / 127)
-        threshold = float(model.layers[layer.name].threshold.median())
+        threshold = float(model.layers[layer.name].threshold.detach().median())
         largest = max(seen.membrane_range, threshold) / scale * 2.0**layer.frac_bits
         assert largest <= hi < 2.02 * largest
         assert (layer.membrane_unit == scale / 2.0**layer.frac_bits).all()
