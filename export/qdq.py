@@ -19,6 +19,7 @@ from export.drive import Driven, DriveOptions, default_sequence, drive_artifacts
 from export.errors import ExportError
 from export.float import NOMINAL_RESOLUTION
 from export.graphs.builder import Dims
+from export.module import add_module_arguments, module_command
 from export.network import add_network_arguments, load_network, positive_pair
 from export.pipeline import Exported, Windows, calibration_sequences, export_artifacts
 from export.profile_command import (
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     check_house()
     if arguments.list_profiles:
         return list_profiles()
+    if arguments.module is not None:
+        return module_command(arguments)
     check_arguments(arguments)
     if arguments.profile is not None:
         return export_command(arguments)
@@ -217,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("build/export"), metavar="DIR")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     add_profile_arguments(parser)
+    add_module_arguments(parser)
     size = parser.add_argument_group("artifacts")
     size.add_argument(
         "--resolution",
