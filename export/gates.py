@@ -113,32 +113,32 @@ def float_constants(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
             array = arrays.get(name)
             if array is None or array.dtype.kind != "f" or position in scales:
                 continue
-            if id(node) not in head and id(node) not in spelled:
+            if node.output[0] not in head | spelled:
                 yield name, node.name or node.output[0]
 
 
-def _requantizing(graph: onnx.GraphProto) -> set[int]:
-    """Nodes of requantizations in elementary operators: Mul by the scale, Round, Clip."""
-    found: set[int] = set()
+def _requantizing(graph: onnx.GraphProto) -> set[str]:
+    """Results of requantizations in elementary operators: Mul by the scale, Round, Clip."""
+    found: set[str] = set()
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         before = makers.get(node.input[0]) if node.input else None
         if node.op_type == "Round" and before is not None and before.op_type == "Mul":
-            found.add(id(before))
+            found.add(before.output[0])
         if node.op_type == "Clip" and before is not None and before.op_type == "Round":
-            found.add(id(node))
+            found.add(node.output[0])
     return found
 
 
-def _only_for_flow(graph: onnx.GraphProto) -> set[int]:
-    """Nodes whose results reach no output but ``flow``, without passing an integer again."""
+def _only_for_flow(graph: onnx.GraphProto) -> set[str]:
+    """First results of the nodes that reach no output but ``flow``."""
     needed = {output.name for output in graph.output if output.name != FLOW}
-    head: set[int] = set()
+    head: set[str] = set()
     for node in reversed(graph.node):
         if any(name in needed for name in node.output):
             needed.update(node.input)
         else:
-            head.add(id(node))
+            head.add(node.output[0])
     return head
 
 

@@ -22,8 +22,11 @@ from export.errors import ExportError
 from export.files import write_model
 from export.graphs.builder import Dims
 from export.graphs.floating import float_model
-from export.graphs.integer import integer_model
+from export.graphs.integer import PASSES, integer_model
 from export.graphs.quantize_dequantize import qdq_model
+from export.graphs.source import source_model
+from export.profile_export import staged
+from export.stages import Stage
 from models import SpikingFireNet
 from quant import LayerActivity, QuantOptions, calibrate, observe, quantize
 from quant.spec import NetworkSpec
@@ -47,13 +50,14 @@ class Windows:
 
 @dataclass(frozen=True)
 class Exported:
-    """The written files by kind, the integers behind them, and each integer layer's activity on
-    the calibration windows."""
+    """The written files by kind, the integers behind them, each integer layer's activity on the
+    calibration windows, and the stages from the float to the integer graph."""
 
     paths: dict[str, Path]
     spec: NetworkSpec
     activity: dict[str, LayerActivity]
     calibration_windows: int
+    stages: list[Stage]
 
 
 def _read_counts(file: EventSource, plan: Windows) -> list[Counts]:
@@ -110,7 +114,8 @@ def export_artifacts(
 
     Raises:
         QuantError: the network has no integer form, or is silent on the calibration windows.
-        ExportError: a file does not compute what PyTorch computes.
+        ExportError: a file does not compute what PyTorch computes, or a stage changes more than
+            it may.
     """
     flat = [torch.from_numpy(counts)[None] for counts in sequences[0]]
     windows = progress(flat, "calibrating", len(flat), quiet=quiet)
@@ -122,4 +127,5 @@ def export_artifacts(
     write_model(float_model(model, dims), paths["float"], partial(check_float, model=model))
     write_model(qdq_model(model, spec, calibration, dims), paths["qdq"], check_loads)
     write_model(integer_model(spec, dims), paths["int8"], partial(check_integer, spec=spec))
-    return Exported(paths, spec, activity, len(flat))
+    _, stages = staged(source_model(spec, dims), [p() for p in PASSES], spec, dims, model)
+    return Exported(paths, spec, activity, len(flat), stages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from export.files import write_model
 from export.graphs.builder import Dims
 from export.graphs.floating import float_model
 from export.graphs.source import source_model
-from export.passes import run_passes
+from export.passes import GraphPass, run_passes
+from export.passes.base import FunctionPass
 from export.profiles import Profile, ProfileError, check_result
 from export.stages import Stage, Stages
 from models import SpikingFireNet
@@ -64,6 +65,37 @@ class Written:
         }
 
 
+def staged(
+    source: onnx.ModelProto,
+    passes: Iterable[GraphPass | FunctionPass],
+    spec: NetworkSpec,
+    dims: Dims,
+    network: SpikingFireNet | None = None,
+) -> tuple[onnx.ModelProto, list[Stage]]:
+    """Run passes over a source graph and compare every stage with the one before.
+
+    Args:
+        source: the source graph.
+        passes: in order; those that change nothing are no stage.
+        spec: the integers.
+        dims: of the source graph.
+        network: the float network behind the integers, if there is one.
+
+    Raises:
+        PassError: a node that a pass has to rewrite and cannot.
+        StageError: a stage changes more than it may.
+    """
+    stages, model = Stages(spec, network), source
+    if network is not None:
+        stages.add("float", float_model(network, dims))
+    stages.add("source", model)
+    for entry in passes:
+        model, (report,) = run_passes(model, [entry])
+        if report.changes:
+            stages.add(entry.name, model, report.changes)
+    return model, stages.stages
+
+
 def build_profile(
     profile: Profile, spec: NetworkSpec, dims: Dims, network: SpikingFireNet | None = None
 ) -> tuple[onnx.ModelProto, list[Stage]]:
@@ -86,17 +118,11 @@ def build_profile(
             f"profile {profile.name}: the size of the images is free, and generated C code has one "
             "size; give --resolution H W"
         )
-    stages = Stages(spec, network)
-    if network is not None:
-        stages.add("float", float_model(network, dims))
-    model = source_model(spec, dims, conv_only=profile.float_membranes)
-    stages.add("source", model)
-    for step in profile.steps:
-        model, (report,) = run_passes(model, [step.make()])
-        if report.changes:
-            stages.add(step.name, model, report.changes)
+    source = source_model(spec, dims, conv_only=profile.float_membranes)
+    passes = [step.make() for step in profile.steps]
+    model, stages = staged(source, passes, spec, dims, network)
     check_result(profile, model)
-    return model, stages.stages
+    return model, stages
 
 
 def export_profile(

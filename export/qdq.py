@@ -23,10 +23,12 @@ from export.module import add_module_arguments, module_command
 from export.network import add_network_arguments, load_network, positive_pair
 from export.pipeline import Exported, Windows, calibration_sequences, export_artifacts
 from export.profile_command import (
+    STAGES,
     add_profile_arguments,
     check_arguments,
     export_command,
     list_profiles,
+    write_stages,
 )
 from models import SpikingFireNet
 from quant import QuantOptions
@@ -57,7 +59,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     quiet = arguments.json
     exported = _export(model, arguments, quiet)
+    stages = [stage.to_dict() for stage in exported.stages]
+    write_stages({"stages": stages}, arguments.out)
     results: dict[str, Any] = {"artifacts": _files(exported), "layers": _layers(exported)}
+    results["stages"] = stages
     if arguments.run:
         driven = _drive(exported, arguments, quiet)
         results |= _write_results(model, exported, driven, arguments.out)
@@ -66,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     elif not arguments.json:
         for path in exported.paths.values():
             print(f"{path}: {path.stat().st_size} bytes, checked against PyTorch")
+        print(f"{arguments.out / STAGES}: from float to integers, stage by stage")
     if arguments.json:
         print(json.dumps(results))
     return 0
@@ -162,6 +168,7 @@ def _write_results(
         "artifacts": rows,
         "latency": latency,
         "layers": _layers(exported),
+        "stages": [stage.to_dict() for stage in exported.stages],
         "native": driven.native,
         "evaluation": evaluation.to_dict(),
     }
@@ -206,7 +213,7 @@ def _print_table(
 
 def _written(exported: Exported) -> list[str]:
     names = [path.name for path in exported.paths.values()]
-    return [*names, "report.json", "report.html", "flow.png"]
+    return [*names, STAGES, "report.json", "report.html", "flow.png"]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from models import save_checkpoint
 from runtime.artifact import load_model
 
 ARTIFACTS = ("model.float.onnx", "model.qdq.onnx", "model.int8.onnx")
-REPORTS = ("report.json", "report.html", "flow.png")
+REPORTS = ("report.json", "report.html", "flow.png", "stages.json")
 
 
 def run(*arguments: object) -> int:
@@ -92,7 +92,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, scene: 
 
 
 def test_without_run_only_the_artifacts_are_written(exported: list[Path]) -> None:
-    assert {path.name for path in exported[0].iterdir()} == set(ARTIFACTS)
+    assert {path.name for path in exported[0].iterdir()} == {*ARTIFACTS, "stages.json"}
     artifact = load_model(exported[0] / "model.int8.onnx").artifact
     assert artifact.resolution == (32, 48) and not artifact.spatial_free
     assert {(layer.mem_bits, layer.weight_bits) for layer in artifact.layers} == {(8, 8)}
