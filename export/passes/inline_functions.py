@@ -133,9 +133,11 @@ def _results(node: ir.Node) -> list[Array] | None:
 
 
 def _widens_a_weight(node: ir.Node) -> bool:
-    """Whether a node's result would store an 8-bit constant in more bytes."""
+    """Whether a node's result would store a quantized constant in more bytes."""
     source = node.inputs[0] if node.inputs else None
     array = constant(source)
+    if is_op(node, "DequantizeLinear"):
+        return array is not None
     return is_op(node, "Cast") and array is not None and array.ndim > 0 and array.itemsize == 1
 
 
