@@ -11,6 +11,7 @@ from export.passes.clean import Clean
 from export.passes.concat_quantized import ConcatQuantized
 from export.passes.explicit_zero_points import ExplicitZeroPoints
 from export.passes.expose_flow_accumulator import ExposeFlowAccumulator
+from export.passes.float_bias import FloatBias
 from export.passes.fold_into_lif import FoldIntoLif
 from export.passes.fold_weights import FoldWeights
 from export.passes.fuse_conv_lif import FuseConvLif
@@ -25,7 +26,9 @@ from export.passes.requant_shift import RequantShift
 from export.passes.scalar_scales import ScalarScales
 from export.passes.sink_dequantize import SinkDequantize
 from export.passes.spell_requantize import SpellRequantize
+from export.passes.symmetric_activations import SymmetricActivations
 from export.passes.tabulate import Tabulate
+from export.passes.unsigned_activations import UnsignedActivations
 
 PASSES: tuple[type[GraphPass] | type[FunctionPass], ...] = (
     Clean,
@@ -45,6 +48,9 @@ PASSES: tuple[type[GraphPass] | type[FunctionPass], ...] = (
     ScalarScales,
     SpellRequantize,
     FuseConvLif,
+    UnsignedActivations,
+    SymmetricActivations,
+    FloatBias,
     RequantShift,
     AttachFunctions,
     InlineFunctions,
