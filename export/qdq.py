@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export.qdq",
         description=__doc__,
-        epilog="examples: python -m export.qdq --run --out build/demo; "
+        epilog="example: python -m export.qdq --run --out build/demo; "
         "python -m export.qdq --profile ort-x86 portable --resolution 128 128",
     )
     add_network_arguments(parser)
