@@ -67,6 +67,8 @@ _ADVICE = {
     "Bit width": "use 2 to 8 bits",
     "data-dependent": "the module branches on the values of a tensor; use torch.where or move the "
     "branch out of forward",
+    "Cannot access data pointer": "the layer compares tensors by address, which only the "
+    "TorchScript route can follow; an attention layer also exports with packed_in_proj=False",
 }
 
 
@@ -99,7 +101,7 @@ def export_qdq(
         raise ExportError(f"no export route {route!r}; one of {', '.join(ROUTES)}")
     _check_inputs(inputs, input_names)
     copied = copy.deepcopy(module).eval()
-    _run_once(copied, inputs)
+    _check_outputs(copied, inputs, output_names)
     manager: type[StdQCDQONNXManager] = _TorchScript
     options: dict[str, Any] = {"dynamo": False, "dynamic_axes": dynamic_axes}
     if route == "dynamo":
@@ -123,7 +125,7 @@ def export_qdq(
         model = onnx.load(path)
     if caught and route == "torchscript":
         _refuse_control_flow(module, inputs, caught)
-    return _pinned(model, input_names, output_names)
+    return _pinned(model, input_names)
 
 
 def export_float(
@@ -139,7 +141,7 @@ def export_float(
     """
     _check_inputs(inputs, input_names)
     copied = without_quantizers(module)
-    _run_once(copied, inputs)
+    _check_outputs(copied, inputs, output_names)
     with tempfile.TemporaryDirectory() as folder, torchscript_symbolics(), _failures_named(module):
         path = Path(folder) / "float.onnx"
         with _quiet():
@@ -153,7 +155,7 @@ def export_float(
                 output_names=list(output_names),
             )
         model = onnx.load(path)
-    return _pinned(model, input_names, output_names)
+    return _pinned(model, input_names)
 
 
 def without_quantizers(module: nn.Module) -> nn.Module:
@@ -250,9 +252,9 @@ def _check_inputs(inputs: tuple[Tensor, ...], names: Sequence[str]) -> None:
         raise ExportError(f"{len(names)} input names for {len(inputs)} inputs; give one for each")
 
 
-def _run_once(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _check_outputs(module: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str]) -> None:
     try:
-        run_module(module, inputs)
+        count = len(run_module(module, inputs))
     except ExportError:
         raise
     except Exception as error:
@@ -260,6 +262,8 @@ def _run_once(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         raise ExportError(
             f"{type(module).__name__} does not run on inputs of shape {shapes}: {_reason(error)}"
         ) from error
+    if count != len(names):
+        raise ExportError(f"the module has {count} outputs, {len(names)} names given")
 
 
 def _round_biases(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -388,9 +392,7 @@ def _refuse_control_flow(
         ) from error
 
 
-def _pinned(
-    model: onnx.ModelProto, input_names: Sequence[str], output_names: Sequence[str]
-) -> onnx.ModelProto:
+def _pinned(model: onnx.ModelProto, input_names: Sequence[str]) -> onnx.ModelProto:
     """Check what the rest of the house relies on; a torch that does otherwise is refused here."""
     opset = {entry.domain: entry.version for entry in model.opset_import}.get("")
     if opset != lif_op.spec.OPSET:
@@ -402,9 +404,5 @@ def _pinned(
     if given != list(input_names):
         missing = [name for name in input_names if name not in given]
         raise ExportError(f"the graph has no input {', '.join(missing)}: the module ignores it")
-    if [value.name for value in model.graph.output] != list(output_names):
-        raise ExportError(
-            f"the module has {len(model.graph.output)} outputs, {len(output_names)} names given"
-        )
     model.ir_version = lif_op.spec.IR_VERSION
     return model

@@ -242,10 +242,22 @@ def export_network(
         output_names=output_names,
         dynamic_axes=axes,
     )
+    _restore_biases(model.graph, [*(layer.conv for layer in spec.layers), spec.head])
     shapes = [dims.shape(spec.num_bins), *(state.shape for state in states)]
     _declare(model.graph.input, shapes)
     _declare(model.graph.output, [dims.shape(2), *(state.shape for state in outputs)])
     return _described(model, source_artifact(states, spec, dims))
+
+
+def _restore_biases(graph: onnx.GraphProto, convs: Sequence[ConvSpec]) -> None:
+    """Give back the biases that are zero, which the dynamo exporter's optimiser drops."""
+    nodes = [node for node in graph.node if node.op_type == "Conv"]
+    for node, conv in zip(nodes, convs, strict=True):
+        if len(node.input) == 2:
+            name = f"{node.name}.bias"
+            zeros = np.zeros(conv.bias.shape, np.float32)
+            graph.initializer.append(onnx.numpy_helper.from_array(zeros, name))
+            node.input.append(name)
 
 
 def _zeros(state: State, resolution: tuple[int, int]) -> Tensor:
