@@ -25,7 +25,7 @@ from export.files import write_model
 from export.module_inputs import Inputs, Samples
 from export.oracle import run_integer
 from export.passes import find_pass, run_passes
-from export.torch_graph import Route, export_float, export_qdq, quiet_brevitas, run_module
+from export.torch_graph import Route, export_float, export_qdq, run_module
 from runtime.timing import Timing, times_faster
 
 with warnings.catch_warnings():
@@ -153,22 +153,16 @@ def calibrate(module: nn.Module, samples: Sequence[Inputs], options: Options) ->
         ExportError: the module does not run on them.
     """
     module.eval()
-    with quiet_brevitas(), torch.no_grad(), calibration_mode(module):
+    with torch.no_grad(), calibration_mode(module):
         _forward(module, samples, "calibrating", options)
     if options.bias_correction:
-        with quiet_brevitas(), torch.no_grad(), bias_correction_mode(module):
+        with torch.no_grad(), bias_correction_mode(module):
             _forward(module, samples, "correcting biases", options)
 
 
 def _forward(module: nn.Module, samples: Sequence[Inputs], what: str, options: Options) -> None:
     for sample in progress(samples, what, len(samples), quiet=options.quiet):
-        try:
-            module(*sample)
-        except Exception as error:
-            shapes = ", ".join(str(list(tensor.shape)) for tensor in sample)
-            raise ExportError(
-                f"{type(module).__name__} does not run on inputs of shape {shapes}: {error}"
-            ) from error
+        run_module(module, sample)
 
 
 def check_module(module: nn.Module) -> None:

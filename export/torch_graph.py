@@ -177,10 +177,16 @@ def run_module(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """Outputs of a module in the mode it is in, flattened to a list of tensors.
 
     Raises:
-        ExportError: it returns something else than tensors.
+        ExportError: it fails on these inputs, or returns something else than tensors.
     """
-    with quiet_brevitas():
-        result = module(*inputs)
+    try:
+        with quiet_brevitas():
+            result = module(*inputs)
+    except Exception as error:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
+        raise ExportError(
+            f"{type(module).__name__} does not run on inputs of shape {shapes}: {_reason(error)}"
+        ) from error
     single = isinstance(result, (Tensor, QuantTensor)) or not isinstance(result, (tuple, list))
     outputs = [plain(item) for item in ((result,) if single else result)]
     for item in outputs:
@@ -253,15 +259,7 @@ def _check_inputs(inputs: tuple[Tensor, ...], names: Sequence[str]) -> None:
 
 
 def _check_outputs(module: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str]) -> None:
-    try:
-        count = len(run_module(module, inputs))
-    except ExportError:
-        raise
-    except Exception as error:
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
-        raise ExportError(
-            f"{type(module).__name__} does not run on inputs of shape {shapes}: {_reason(error)}"
-        ) from error
+    count = len(run_module(module, inputs))
     if count != len(names):
         raise ExportError(f"the module has {count} outputs, {len(names)} names given")
 
