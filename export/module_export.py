@@ -41,7 +41,13 @@ CANONICAL = (
     "explicit_zero_points",
     "remove_redundant_quantizers",
 )
-INTEGER = ("sink_dequantize", "fuse_qlinear", "tabulate", "attach_functions")
+INTEGER = (
+    "unsigned_activations",
+    "sink_dequantize",
+    "fuse_qlinear",
+    "tabulate",
+    "attach_functions",
+)
 THREADS = (1, 2)
 TIMED_RUNS = 15
 WARMUP_RUNS = 3

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from brevitas.nn import QuantConv2d, QuantIdentity, QuantLinear, QuantMultiheadAttention
 from brevitas.quant import (
+    Int8ActPerTensorFloat,
     Int8WeightPerChannelFloat,
     Int8WeightPerTensorFloat,
     Int32Bias,
@@ -58,6 +59,22 @@ def conv_without_bias() -> nn.Module:
 def conv_per_tensor() -> nn.Module:
     """The same with one weight scale."""
     return conv(per_channel=False)
+
+
+class Signed(nn.Module):
+    """Brevitas' default: int8 activations, which are slow in ONNX Runtime on x86 as they stand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = QuantIdentity(act_quant=Int8ActPerTensorFloat, return_quant_tensor=True)
+        self.conv1 = _seeded(QuantConv2d(3, 8, 3, padding=1, bias=True, **_weights(True)))
+        self.middle = QuantIdentity(act_quant=Int8ActPerTensorFloat, return_quant_tensor=True)
+        self.conv2 = _seeded(QuantConv2d(8, 4, 1, bias=True, **_weights(True)))
+        self.after = QuantIdentity(act_quant=Int8ActPerTensorFloat, return_quant_tensor=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W] to [N, 4, H, W]."""
+        return plain(self.after(self.conv2(self.middle(self.conv1(self.before(x))))))
 
 
 def depthwise() -> nn.Module:
