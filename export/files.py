@@ -1,4 +1,4 @@
-"""Writing artifacts and test vectors; nothing half-written ever has its final name."""
+"""ONNX files and test vectors; nothing half-written ever has its final name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from calib_data.files import atomic_path
+from export.errors import ExportError
+from runtime.artifact import MAX_FILE_BYTES
+from runtime.graph import load_proto
+from runtime.graph_checks import check_no_external_data
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Read any ONNX file that holds all of itself.
+
+    Raises:
+        ExportError: too big, not ONNX or cut off. ArtifactError: values in another file.
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ExportError(
+            f"{path}: {size / 2**30:.1f} GiB is more than this tool reads "
+            f"({MAX_FILE_BYTES / 2**30:.0f} GiB)"
+        )
+    try:
+        model = load_proto(path.read_bytes())
+    except DecodeError as error:
+        raise ExportError(f"{path}: not an ONNX file, or cut off; export it again") from error
+    if not model.ir_version or not model.graph.node:
+        raise ExportError(f"{path}: not an ONNX file (no graph in it); export it again")
+    check_no_external_data(model, str(path))
+    return model
 
 
 def write_model(

@@ -1,0 +1,176 @@
+"""python -m export.passes: lists, rewrites, runs both files, refuses in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from qdq_graphs import Graph
+
+from calib_data import console
+from export.errors import ExportError
+from export.graphs.builder import Dims
+from export.graphs.integer import integer_model
+from export.passes import PASSES, main
+from export.passes.trial import TrialSkipped, compare
+from runtime.artifact import load_model
+
+SHAPE = (1, 2, 5, 4)
+
+
+def _model(bias: float = 0.013) -> onnx.ModelProto:
+    """A convolution with a float bias that is no multiple of s_x * s_w."""
+    graph = Graph()
+    x = graph.qdq(graph.input("x", np.float32, SHAPE), 0.04, 128)
+    weight = np.arange(-9, 9).reshape(1, 2, 3, 3).astype(np.int8)
+    inputs = [x, graph.weight(weight, np.float32(0.3)), graph.const(np.float32([bias]))]
+    return graph.model({graph.op("Conv", *inputs): np.float32})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    onnx.save(_model(), tmp_path / "in.onnx")
+    return tmp_path / "in.onnx"
+
+
+def test_list_has_every_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [entry.name for entry in PASSES]
+    assert main(["--list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == [entry.name for entry in PASSES]
+    assert all(row["summary"] for row in rows)
+
+
+def test_every_pass_is_made_without_arguments() -> None:
+    assert len({entry().name for entry in PASSES}) == len(PASSES)
+
+
+def test_rewrites_and_compares(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = file.with_name("out.onnx")
+    assert main([str(file), str(out), "--run", "clean,integer_bias", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [(p["name"], p["changes"]) for p in result["passes"]] == [
+        ("clean", 0),
+        ("integer_bias", 1),
+    ]
+    # One unit of the accumulator is 0.012: 0.013 becomes 0.012.
+    assert 0.0005 < result["check"]["largest"] < 0.006
+    assert TensorProto.INT32 in {t.data_type for t in onnx.load(out).graph.initializer}
+    assert main([str(file), str(out), "--run", "clean"]) == 0
+    text = capsys.readouterr().out
+    assert "largest difference 0 on 3 random inputs" in text
+    assert "clean" in text and "0 changes" in text
+
+
+def test_an_artifact_stays_one(
+    make_sources: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = make_sources().spec  # type: ignore[operator]
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(integer_model(spec, Dims((18, 26), free=True)), source)
+    assert main([str(source), str(out), "--run", "inline_functions", "--check", "1"]) == 0
+    assert "largest difference 0 on 1 random inputs" in capsys.readouterr().out
+    assert load_model(out).artifact.spatial_free
+
+
+def _error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert console.run(main, list(arguments)) == console.EXIT_USER_ERROR
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1
+    return text
+
+
+def test_mistakes_are_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(file.with_name("out.onnx"))
+    assert "nearest is 'clean'" in _error(capsys, str(file), out, "--run", "cleen")
+    assert "--run" in _error(capsys, str(file), out)
+    assert "names no pass" in _error(capsys, str(file), out, "--run", ",")
+    assert "No such file" in _error(capsys, str(file) + "x", out, "--run", "clean")
+    file.write_bytes(b"\x8f" * 300)
+    assert "not an ONNX file" in _error(capsys, str(file), out, "--run", "clean")
+    file.write_bytes(b"")
+    assert "no graph in it" in _error(capsys, str(file), out, "--run", "clean")
+    assert not Path(out).exists()
+
+
+def test_huge_files_are_refused_unread(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with file.open("wb") as stream:
+        stream.truncate(3 << 30)
+    assert "more than this tool reads" in _error(capsys, str(file), str(file), "--run", "clean")
+
+
+def test_external_data_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnx.load(file)
+    onnx.save_model(model, file, save_as_external_data=True, location="values", size_threshold=0)
+    assert "another file" in _error(capsys, str(file), str(file), "--run", "clean")
+
+
+def test_a_pass_that_refuses_leaves_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(_model(bias=1e9), source)
+    text = _error(capsys, str(source), str(out), "--run", "integer_bias")
+    assert "(Conv)" in text and "int32" in text
+    assert not out.exists()
+
+
+def test_free_dimensions_get_sizes() -> None:
+    model = _model()
+    for dimension, name in zip(
+        model.graph.input[0].type.tensor_type.shape.dim, "NCHW", strict=True
+    ):
+        if name != "C":
+            dimension.dim_param = name
+    del model.graph.value_info[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    assert compare(model, model, 2).outputs[0].differing == 0
+
+
+def test_a_file_that_does_not_run_is_written_unchecked(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = helper.make_node("Nowhere", ["x"], ["y"], domain="stranger")
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [value("x", TensorProto.FLOAT, [1])],
+        [value("y", TensorProto.FLOAT, [1])],
+    )
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("stranger", 1)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
+    onnx.save(model, file)
+    out = file.with_name("out.onnx")
+    assert main([str(file), str(out), "--run", "clean"]) == 0
+    assert "check: skipped, the file given does not run" in capsys.readouterr().out
+    assert out.exists()
+    with pytest.raises(TrialSkipped):
+        compare(model, model, 1)
+    with pytest.raises(ExportError, match="--check 0"):
+        compare(_renamed(_model()), model, 1)
+
+
+def _renamed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its input called as no one else's."""
+    for node in model.graph.node:
+        node.input[:] = ["x2" if name == "x" else name for name in node.input]
+    model.graph.input[0].name = "x2"
+    return model
+
+
+def test_differences_are_found() -> None:
+    other = _model()
+    for tensor in other.graph.initializer:
+        if tensor.dims == [1, 2, 3, 3]:
+            array = numpy_helper.to_array(tensor).copy()
+            array[0, 0, 0, 0] += 1
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    trial = compare(_model(), other, 2)
+    assert trial.largest > 0.01 and trial.outputs[0].differing > 0
