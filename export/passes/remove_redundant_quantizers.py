@@ -61,6 +61,8 @@ def _substitute(old: ir.Value, new: ir.Value) -> int:
             return 0
         name, old.name = old.name, None
         new.name = name
+        new.type = old.type if new.type is None else new.type
+        new.shape = old.shape if new.shape is None else new.shape
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     return 1
 
