@@ -51,6 +51,7 @@ RANDOM_RESOLUTION = (32, 48)
 _EVENTS = "events"
 _EVENTS_PER_PIXEL = 0.1
 _RANDOM_LIMIT = 127
+_SHOWN_ALONE = 6
 
 Steps = Iterator[tuple[Arrays, Arrays]]
 
@@ -190,7 +191,9 @@ def _print(result: DiffResult, out: Console) -> None:
     out.print(table)
     for side, names in (("A", result.alone_a), ("B", result.alone_b)):
         if names:
-            out.print(f"only in {side}: {', '.join(names)}", highlight=False, markup=False)
+            shown = ", ".join(names[:_SHOWN_ALONE])
+            more = f" and {len(names) - _SHOWN_ALONE} more" if len(names) > _SHOWN_ALONE else ""
+            out.print(f"only in {side}: {shown}{more}", highlight=False, markup=False)
     print(summary(result))
 
 
