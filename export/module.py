@@ -12,6 +12,7 @@ from calib_data.files import atomic_path
 from export.errors import ExportError
 from export.module_export import Options, Report, export_module
 from export.module_inputs import input_names, load_module, parse_shape, read_samples
+from export.module_profiles import find_module_profile
 from export.torch_graph import ROUTES
 from runtime.evaluate import table_console
 from runtime.timing import times_faster
@@ -63,7 +64,8 @@ def module_command(arguments: argparse.Namespace) -> int:
     samples = read_samples(arguments.calibrate, names, shapes)
     if arguments.bias_correction and not samples.calibration:
         raise ExportError("--bias-correction needs samples; give --calibrate")
-    options = Options(arguments.route, arguments.bias_correction, quiet=arguments.json)
+    profiles = tuple(find_module_profile(name) for name in dict.fromkeys(arguments.profile or ()))
+    options = Options(arguments.route, arguments.bias_correction, arguments.json, profiles)
     report = export_module(module, samples, arguments.out, options)
     results = report.to_dict()
     with atomic_path(arguments.out / REPORT) as path:
@@ -84,6 +86,11 @@ def _print(report: Report, out: Path) -> None:
         print(f"{what}: at most {gap.lsb:.2f} LSB, {100 * gap.share:.2f} % of the values")
     verdict = "within one LSB" if report.islands else "equal bit for bit"
     print(f"integers in ONNX Runtime and in NumPy: {verdict} ({report.runs} runs)")
+    for name, other in report.profiles.items():
+        found = "equal to the integers bit for bit"
+        if other is not None:
+            found = f"at most {other.lsb:.2f} LSB from QDQ, {100 * other.share:.2f} % of the values"
+        print(f"profile {name}: {found}")
     counts = ", ".join(f"{count} {dtype}" for dtype, count in report.constants.items())
     print(f"constants: {counts}")
     for what, names in (

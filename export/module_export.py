@@ -23,6 +23,7 @@ from calib_data.console import progress
 from export.errors import ExportError
 from export.files import write_model
 from export.module_inputs import Inputs, Samples
+from export.module_profiles import MODULE_PROFILES, ModuleProfile
 from export.oracle import run_integer
 from export.passes import find_pass, run_passes
 from export.torch_graph import Route, export_float, export_qdq, run_module
@@ -40,13 +41,6 @@ CANONICAL = (
     "integer_bias",
     "explicit_zero_points",
     "remove_redundant_quantizers",
-)
-INTEGER = (
-    "unsigned_activations",
-    "sink_dequantize",
-    "fuse_qlinear",
-    "tabulate",
-    "attach_functions",
 )
 THREADS = (1, 2)
 TIMED_RUNS = 15
@@ -81,11 +75,13 @@ Arrays = dict[str, Array]
 
 @dataclass(frozen=True)
 class Options:
-    """route: exporter. bias_correction: after calibration. quiet: no progress bars."""
+    """route: exporter. bias_correction: after calibration. quiet: no progress bars. profiles:
+    graphs to write beside the three."""
 
     route: Route = "torchscript"
     bias_correction: bool = False
     quiet: bool = False
+    profiles: tuple[ModuleProfile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,8 @@ class Report:
     on the integer graph and how many equalled the oracle bit for bit. islands: nodes that stay in
     float arithmetic whose last bits are nobody's contract; where there are some, ``runs`` are
     compared within one LSB. constants: number of values by type in the integer graph. floats_left:
-    float constants that are no scales. timings: by threads and kind.
+    float constants that are no scales. timings: by threads and kind. profiles: difference of each
+    further graph to the QDQ graph, or None where it equals the integer oracle bit for bit.
     """
 
     paths: dict[str, Path]
@@ -125,6 +122,7 @@ class Report:
     constants: dict[str, int]
     floats_left: tuple[str, ...]
     timings: dict[int, dict[str, Timing]]
+    profiles: dict[str, Difference | None]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -139,6 +137,10 @@ class Report:
             "integer_runs": self.runs,
             "integer_equal": "within one LSB" if self.islands else "bit for bit",
             "float_islands": list(self.islands),
+            "profiles": {
+                name: {"equal": "bit for bit"} if gap is None else gap.to_dict()
+                for name, gap in self.profiles.items()
+            },
             "nodes": self.nodes,
             "constants": self.constants,
             "float_constants": list(self.floats_left),
@@ -201,8 +203,7 @@ def integer_model(raw: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProt
         PassError: a node that has no integer form and has to have one.
     """
     qdq, _ = run_passes(raw, [find_pass(name)() for name in CANONICAL])
-    integer, _ = run_passes(qdq, [find_pass(name)() for name in INTEGER])
-    return qdq, integer
+    return qdq, MODULE_PROFILES["integer"].build(qdq)
 
 
 def export_module(module: nn.Module, samples: Samples, out: Path, options: Options) -> Report:
@@ -242,7 +243,16 @@ def export_module(module: nn.Module, samples: Samples, out: Path, options: Optio
         for feed in progress(feeds, "integer oracle", len(feeds), quiet=options.quiet)
     ]
     runs = _check_runs(integer, feeds, oracle, stages, bool(islands), options)
+    more = {profile.name: profile.build(qdq) for profile in options.profiles}
+    gaps = {
+        profile.name: _check_profile(
+            profile, more[profile.name], feeds, qdq_outputs, None if islands else oracle, stages
+        )
+        for profile in options.profiles
+    }
     paths = {kind: write_model(model, out / FILES[kind]) for kind, model in models.items()}
+    for profile in options.profiles:
+        paths[profile.name] = write_model(more[profile.name], out / profile.file)
     return Report(
         paths=paths,
         own_scales=not samples.calibration,
@@ -253,7 +263,10 @@ def export_module(module: nn.Module, samples: Samples, out: Path, options: Optio
         nodes=dict(Counter(node.op_type for node in integer.graph.node)),
         constants=_census(integer),
         floats_left=tuple(_float_constants(integer)),
-        timings={threads: _time(models, feeds, threads, options.quiet) for threads in THREADS},
+        timings={
+            threads: _time(models | more, feeds, threads, options.quiet) for threads in THREADS
+        },
+        profiles=gaps,
     )
 
 
@@ -342,6 +355,36 @@ def _check_runs(
                 f"differs from its oracle in {where}"
             )
     return len(settings) * len(feeds)
+
+
+def _check_profile(
+    profile: ModuleProfile,
+    model: onnx.ModelProto,
+    feeds: Sequence[Arrays],
+    qdq: Sequence[Arrays],
+    oracle: Sequence[Arrays] | None,
+    stages: _Stages,
+) -> Difference | None:
+    """Run a profile's graph; None where it has to equal the oracle and does.
+
+    Args:
+        oracle: of the integer graph; None where float islands leave no exact one.
+
+    Raises:
+        ExportError: an exact profile differs from the oracle.
+    """
+    exact = profile.exact and oracle is not None
+    for level in ("all", "off"):
+        session = _session(model, level, THREADS[0])
+        got = [run_onnx(session, feed) for feed in feeds]
+        if exact and oracle is not None:
+            where = _unequal(oracle, got)
+            if where:
+                raise ExportError(
+                    f"profile {profile.name} in ONNX Runtime (optimisation {level}) differs from "
+                    f"the integer oracle in {', '.join(where)}"
+                )
+    return None if exact else stages.compare(qdq, got)
 
 
 def _unequal(left: Sequence[Arrays], right: Sequence[Arrays]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -30,10 +32,16 @@ class SinkDequantize(GraphPass):
     :mod:`export.passes.legality` is the table of operators with the condition and reason of every
     move. Where none applies, the DequantizeLinear stays. A quantizer that maps integers to
     themselves disappears together with the DequantizeLinear before it.
+
+    Args:
+        through: operators of the standard domain to move through; None for every one of the table.
     """
 
     name = "sink_dequantize"
     summary = "DequantizeLinear moves through every operator that commutes with it"
+
+    def __init__(self, *, through: Collection[str] | None = None) -> None:
+        self._through = None if through is None else frozenset(through)
 
     def rewrite(self, model: ir.Model) -> int:
         """See the class.
@@ -47,12 +55,15 @@ class SinkDequantize(GraphPass):
         for node in list(graph):
             if is_op(node, "QuantizeLinear"):
                 changes += _cancel(node)
-            elif not is_op(node, "DequantizeLinear"):
+            elif not is_op(node, "DequantizeLinear") and self._may_pass(node):
                 changes += _move(Site(node, facts, bounds, emit))
         if changes:
             model.opset_imports.setdefault(lif_op.spec.DOMAIN, lif_op.spec.DOMAIN_VERSION)
             common.RemoveUnusedNodesPass()(model)
         return changes
+
+    def _may_pass(self, node: ir.Node) -> bool:
+        return self._through is None or (not node.domain and node.op_type in self._through)
 
 
 def _move(site: Site) -> bool:

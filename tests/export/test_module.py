@@ -144,6 +144,41 @@ def test_a_classifier_is_integers_from_image_to_scores(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*FILES.values(), "report.json"}
 
 
+def test_profiles_of_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard operators equal the integers; x86's form is one QLinearConv per convolution."""
+    given = ["--module", "examples.networks.resnet:resnet18_narrow", "--input-shape", "1,3,32,32"]
+    given += ["--profile", "portable", "portable-int", "ort-x86", "--json"]
+    assert main([*given, "--out", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)["profiles"]
+    assert found["portable-int"] == {"equal": "bit for bit"}
+    assert found["portable"] == {"max_lsb": 0.0, "share_differing": 0.0}
+    assert found["ort-x86"]["max_lsb"] < 1.5
+    integer = onnx.load(tmp_path / "module.portable-int.onnx")
+    assert not integer.functions and not any(node.domain for node in integer.graph.node)
+    unsigned = onnx.load(tmp_path / "module.ort-x86.onnx")
+    assert sum(node.op_type == "Conv" for node in unsigned.graph.node) == 20
+
+
+def test_symmetric_networks_suit_tensorrt(tmp_path: Path) -> None:
+    """Signed activations stay, biases are float32; unsigned activations are refused by name."""
+    given = ["--input-shape", "1,3,8,8", "--profile", "tensorrt", "--out", str(tmp_path)]
+    assert main(["--module", "examples.networks.layers:Signed", *given]) == 0
+    symmetric = onnx.load(tmp_path / "module.tensorrt.onnx")
+    kinds = {t.data_type for t in symmetric.graph.initializer}
+    assert not kinds & {onnx.TensorProto.UINT8, onnx.TensorProto.INT32}
+    with pytest.raises(ExportError, match=r"profile tensorrt: node .* quantize activations symm"):
+        main(["--module", "examples.networks.layers:SharedInput", *given])
+
+
+def test_profiles_that_a_classifier_cannot_have(tmp_path: Path) -> None:
+    """Spiking networks only, or no such profile: refused before anything is written."""
+    given = ["--module", "examples.networks.layers:conv", "--input-shape", "1,3,8,8"]
+    for name, message in (("deeploy", "spiking networks"), ("portabel", "nearest is 'portable'")):
+        with pytest.raises(ExportError, match=message):
+            main([*given, "--profile", name, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("factory", ["resnet:resnet18", "mobilenet:mobilenet_v3_small"])
 def test_full_width_classifiers(factory: str, tmp_path: Path) -> None:

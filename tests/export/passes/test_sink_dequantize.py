@@ -262,3 +262,19 @@ def test_accumulators_that_overflow_are_refused_by_name() -> None:
     model = graph.model({graph.op("MatMul", x, weight): np.float32})
     with pytest.raises(PassError, match=r"node 'n3' \(MatMul\).*2266950000.*int32"):
         apply(model, SinkDequantize())
+
+
+def test_it_moves_only_through_what_it_is_told() -> None:
+    """MaxPool becomes one of integers, and the convolution behind it stays in float."""
+    graph, x = _start()
+    pooled = graph.op("MaxPool", x, kernel_shape=[2, 2])
+    y = graph.op("Conv", pooled, graph.weight(_int8(4, 4, 3, 3), S))
+    model = graph.model({y: np.float32})
+    moved = apply(model, SinkDequantize(through=("MaxPool",)))
+    assert [op for op in ops(moved) if op != "DequantizeLinear"] == [
+        "QuantizeLinear",
+        "MaxPool",
+        "Conv",
+    ]
+    feeds = {"x": RNG.normal(0, 6, SHAPE).astype(np.float32)}
+    assert_equal(run_ort(moved, feeds), run_ort(model, feeds))
