@@ -22,10 +22,10 @@ from torch import Tensor, nn
 import lif_op.spec
 from export.errors import ExportError
 from export.graphs.builder import Dims, tool_version
-from export.graphs.source import real_threshold, source_artifact
+from export.graphs.source import source_artifact
 from export.torch_graph import DynamicAxes, Route, export_qdq
 from export.torch_lif import dequantize, lif, quantize
-from quant.spec import CURRENT_ZERO_POINT, DECAY_UNIT, ConvSpec, LayerSpec, NetworkSpec
+from quant.spec import CURRENT_ZERO_POINT, ConvSpec, LayerSpec, NetworkSpec
 from runtime.metadata import METADATA_KEY, Artifact, State
 
 _MEM_TYPES = {8: torch.int8, 16: torch.int16}
@@ -128,8 +128,8 @@ class QuantizedLayer(nn.Module):
         mem_scale = _float32(unit / np.array(2.0**layer.frac_bits))
         mem_type = _MEM_TYPES[layer.mem_bits]
         zero = torch.tensor(CURRENT_ZERO_POINT, dtype=torch.uint8)
-        self.register_buffer("beta", torch.from_numpy(layer.decay).float() / DECAY_UNIT)
-        self.register_buffer("threshold", torch.from_numpy(real_threshold(layer)))
+        self.register_buffer("beta", torch.from_numpy(layer.real_beta))
+        self.register_buffer("threshold", torch.from_numpy(layer.real_threshold))
         self.register_buffer("mem_scale", mem_scale)
         self.register_buffer("mem_zero", torch.zeros(mem_scale.shape, dtype=mem_type))
         self.register_buffer("current_scale", None if current is None else _float32(current))

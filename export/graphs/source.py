@@ -18,10 +18,8 @@ import onnx_ir as ir
 
 import lif_op.spec
 from export.graphs.builder import Dims, GraphBuilder, tool_version
-from quant.spec import CURRENT_ZERO_POINT, DECAY_UNIT, ConvSpec, LayerSpec, NetworkSpec
+from quant.spec import CURRENT_ZERO_POINT, ConvSpec, LayerSpec, NetworkSpec
 from runtime.metadata import Artifact, Layer, State
-
-Float32 = npt.NDArray[np.float32]
 
 
 def source_model(spec: NetworkSpec, dims: Dims, *, conv_only: bool = False) -> onnx.ModelProto:
@@ -58,12 +56,11 @@ def add_source_layer(
     axis = {"axis": 1} if layer.current == "accumulator" else None
     if not conv_only:
         mem = builder.op("DequantizeLinear", [mem, *grid], f"{layer.name}.mem_dq", axis)
-    beta = (layer.decay.astype(np.float64) / DECAY_UNIT).astype(np.float32)
     inputs = [
         current,
         mem,
-        builder.constant(f"{layer.name}.beta", beta),
-        builder.constant(f"{layer.name}.threshold", real_threshold(layer)),
+        builder.constant(f"{layer.name}.beta", layer.real_beta),
+        builder.constant(f"{layer.name}.threshold", layer.real_threshold),
     ]
     spike, mem_out = builder.neuron("LIF", inputs, layer.name, {"reset": layer.reset})
     if not conv_only:
@@ -75,32 +72,14 @@ def add_source_layer(
     return spike
 
 
-def real_threshold(layer: LayerSpec) -> Float32:
-    """Thresholds in the current's real unit, float32 [C], from which the integers follow.
-
-    A float neuron's threshold is positive, so 0 is written as half a unit of the membrane: no
-    membrane on the grid lies between the two.
-    """
-    units = np.where(layer.threshold > 0, layer.threshold.astype(np.float64), 0.5)
-    real = units * _current_scale(layer) / 2.0**layer.frac_bits
-    return real.astype(np.float32)
-
-
-def _current_scale(layer: LayerSpec) -> npt.NDArray[np.float64]:
-    """Real value of one unit of the current: [C], or a scalar for uint8 currents."""
-    if layer.current_scale is None:
-        return layer.conv.weight_scale
-    return np.array(layer.current_scale, np.float64)
-
-
 def _membrane_grid(builder: GraphBuilder, layer: LayerSpec) -> list[ir.Value]:
     """Scale and zero point of a layer's membrane: per channel, or scalars for uint8 currents."""
-    scale = (_current_scale(layer) / 2.0**layer.frac_bits).astype(np.float32)
+    scale = layer.membrane_unit.astype(np.float32)
     zero = np.zeros(scale.shape, f"int{layer.mem_bits}")
     name = layer.name
-    if scale.ndim == 0:
+    if layer.current_scale is not None:
         return [
-            builder.scalar(f"{name}.mem_scale", float(scale), np.float32),
+            builder.scalar(f"{name}.mem_scale", float(scale[0]), np.float32),
             builder.scalar(f"{name}.mem_zero", 0, zero.dtype),
         ]
     return [
@@ -125,10 +104,10 @@ def _current(builder: GraphBuilder, x: ir.Value, layer: LayerSpec, dims: Dims) -
         x = builder.op("Concat", both, f"{name}.inputs", {"axis": 1})
         weight = np.concatenate([weight, layer.weight_rec], axis=1)
     current = _conv(builder, x, layer.conv, weight, name)
-    if layer.current == "accumulator":
+    if layer.current_scale is None:
         return current
     grid = [
-        builder.scalar(f"{name}.current_scale", float(_current_scale(layer)), np.float32),
+        builder.scalar(f"{name}.current_scale", layer.current_scale, np.float32),
         builder.scalar("current.zero", CURRENT_ZERO_POINT, np.uint8),
     ]
     quantized = builder.op("QuantizeLinear", [current, *grid], f"{name}.current_q")

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from export.files import write_model
 from export.graphs.builder import Dims
 from export.graphs.integer import integer_model
-from export.graphs.source import real_threshold, source_model
+from export.graphs.source import source_model
 from quant import IntegerNetwork, QuantOptions
 from quant.spec import derive_decay, derive_threshold
 from runtime.session import StatefulSession
@@ -54,7 +54,7 @@ def test_every_threshold_survives_float32(sources: Any) -> None:
     scale = generator.uniform(1e-4, 0.1, values.size).astype(np.float32).astype(np.float64)
     for frac_bits in (0, 3, -4):
         conv = replace(layer.conv, weight_scale=scale)
-        real = real_threshold(replace(layer, conv=conv, threshold=values, frac_bits=frac_bits))
+        real = replace(layer, conv=conv, threshold=values, frac_bits=frac_bits).real_threshold
         assert (real > 0).all()
         derived = derive_threshold(real.astype(np.float64), scale, frac_bits, 16)
         np.testing.assert_array_equal(derived, values)
