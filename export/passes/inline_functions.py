@@ -19,6 +19,7 @@ from export.passes.base import (
     is_op,
     label,
     producer,
+    replace,
 )
 from export.passes.constants import evaluate, is_computable
 from runtime.graph import LIBRARY_DOMAINS
@@ -30,7 +31,8 @@ class InlineFunctions(FunctionPass):
     Before: ``snn::QLIF(...)`` and a function ``snn::QLIF``. After: ``Clip, Mul, Div, Add, ...``,
     standard operators only. What a body asks of its attributes and types (the reset, the fractional
     bits, the membrane's limits) is known here and computed, so no ``If``, no text and no shape
-    arithmetic stay behind. Weights stay int8. Ops of the library without a body get theirs first.
+    arithmetic stay behind, nor a ``CastLike`` or an integer factor of 1. Weights stay int8. Ops of
+    the library without a body get theirs first.
     """
 
     name = "inline_functions"
@@ -66,7 +68,12 @@ def _simplify(model: ir.Model) -> None:
         for node in list(graph):
             if node.graph is not graph:
                 continue
-            changed |= _decide(graph, node) or _compute(graph, node)
+            changed |= (
+                _decide(graph, node)
+                or _compute(graph, node)
+                or _name_type(graph, node)
+                or _drop_unit_factor(graph, node)
+            )
     for step in (
         common.IdentityEliminationPass(),
         # Text has to be gone before constants are compared.
@@ -111,6 +118,32 @@ def _compute(graph: ir.Graph, node: ir.Node) -> bool:
         _hand_over(before, add_constant(graph, before.name or node.op_type, array))
     graph.remove(node, safe=True)
     return True
+
+
+def _name_type(graph: ir.Graph, node: ir.Node) -> bool:
+    """Replace a ``CastLike`` to a known type by the ``Cast``, which more runtimes read."""
+    like = node.inputs[1] if is_op(node, "CastLike") else None
+    if like is None or like.dtype is None:
+        return False
+    cast = ir.node("Cast", [node.inputs[0]], {"to": like.dtype.value}, name=node.name)
+    replace(graph, [node], [cast])
+    return True
+
+
+def _drop_unit_factor(graph: ir.Graph, node: ir.Node) -> bool:
+    """Remove a multiplication of integers by a single 1 that does not change their shape."""
+    if not is_op(node, "Mul") or node.outputs[0].is_graph_output():
+        return False
+    for factor, rest in (node.inputs, reversed(node.inputs)):
+        array = constant(factor)
+        if array is None or rest is None or array.dtype.kind not in "iu" or array.size != 1:
+            continue
+        keeps_shape = array.ndim == 0 or (rest.shape is not None and array.ndim <= len(rest.shape))
+        if array.item() == 1 and keeps_shape:
+            _hand_over(node.outputs[0], rest)
+            graph.remove(node, safe=True)
+            return True
+    return False
 
 
 def _results(node: ir.Node) -> list[Array] | None:

@@ -94,6 +94,64 @@ def same(a: list[Arrays], b: list[Arrays]) -> None:
                 assert np.array_equal(array, right[name]), (step, name)
 
 
+def unit_factors(model: onnx.ModelProto) -> int:
+    """Multiplications by a single integer 1."""
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    ones = {n for n, a in arrays.items() if a.dtype.kind in "iu" and a.size == 1 and a.item() == 1}
+    return sum(n.op_type == "Mul" and bool(ones & set(n.input)) for n in model.graph.node)
+
+
+def one_function(op_type: str, other: onnx.TensorProto, kind: int) -> onnx.ModelProto:
+    """A graph ``y = abs(f(x))`` with ``f(x) = op_type(x, other)`` in a function."""
+    helper = onnx.helper
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ours", 1)]
+    constant = helper.make_node("Constant", [], ["c"], value=other)
+    body = helper.make_node(op_type, ["a", "c"], ["b"])
+    function = helper.make_function("ours", "F", ["a"], ["b"], [constant, body], opsets)
+    nodes = [
+        helper.make_node("F", ["x"], ["f"], "call", domain="ours"),
+        helper.make_node("Abs", ["f"], ["y"], "abs"),
+    ]
+    x = helper.make_tensor_value_info("x", kind, [2])
+    result = other.data_type if op_type == "CastLike" else kind
+    y = helper.make_tensor_value_info("y", result, [1] * (len(other.dims) - 1) + [2])
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[function])
+
+
+@pytest.mark.parametrize(
+    ("array", "stays"),
+    [
+        (np.array(1, np.int32), False),
+        (np.array([1], np.int32), False),
+        (np.array([[1]], np.int32), True),
+        (np.array(2, np.int32), True),
+        (np.array([1, 1], np.int32), True),
+        (np.array(1, np.float32), True),
+    ],
+)
+def test_an_integer_factor_of_one_that_keeps_the_shape_goes(array: Any, stays: bool) -> None:
+    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    model = one_function("Mul", onnx.numpy_helper.from_array(array), kind)
+    inlined, _ = apply(model, "inline_functions")
+    assert ("Mul" in {node.op_type for node in inlined.graph.node}) == stays
+    x = np.array([-7, 3], array.dtype)
+    (left,), (right,) = (onnxruntime_step(m)({"x": x}) for m in (model, inlined))
+    assert left.shape == right.shape and left.dtype == right.dtype
+    assert np.array_equal(left, right)
+
+
+def test_a_cast_like_a_known_type_becomes_that_cast() -> None:
+    model = one_function("CastLike", onnx.numpy_helper.from_array(np.array(0, np.int16)), 6)
+    model.graph.node[1].op_type = "Identity"
+    inlined, _ = apply(model, "inline_functions")
+    (cast,) = inlined.graph.node
+    assert cast.op_type == "Cast" and cast.attribute[0].i == onnx.TensorProto.INT16
+    x = np.array([-7, 3], np.int32)
+    (left,), (right,) = (onnxruntime_step(m)({"x": x}) for m in (model, inlined))
+    assert left.dtype == right.dtype == np.int16 and np.array_equal(left, right)
+
+
 @pytest.mark.parametrize("free", [False, True])
 @pytest.mark.parametrize(
     ("options", "reset"),
@@ -114,7 +172,9 @@ def test_inlined_integers_are_equal_everywhere(
     assert not any(node.domain for node in inlined.graph.node)
     assert {entry.domain for entry in inlined.opset_import} == {""}
     kinds = {node.op_type for node in inlined.graph.node}
-    assert not kinds & {"If", "Shape", "Constant", "ConstantOfShape", "Reshape", "Pow", "Split"}
+    shapes = {"Shape", "ConstantOfShape", "Reshape", "Split"}
+    assert not kinds & {"If", "Constant", "Pow", "CastLike", *shapes}
+    assert unit_factors(inlined) == 0
     assert sum(t.data_type == onnx.TensorProto.INT8 for t in inlined.graph.initializer) == 6
     assert not any(t.data_type == onnx.TensorProto.STRING for t in inlined.graph.initializer)
     onnx.checker.check_model(inlined, full_check=True)
