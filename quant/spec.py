@@ -150,7 +150,7 @@ class LayerSpec:
 class NetworkSpec:
     """All integers of a network.
 
-    weight_bits: of the layer that has most. head: the flow head's convolution;
+    weight_bits: of the layer, or the flow head, that has most. head: the flow head's convolution;
     flow = tanh(acc * weight_scale).
     """
 
