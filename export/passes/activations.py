@@ -59,15 +59,39 @@ class Component:
             if given is not None:
                 yield given
 
+    def zero_points(self) -> set[int]:
+        """Every constant zero point of the tensors, in quantizers and in integer operators."""
+        zeros = {int(z) for given in self.parameters() for z in np.unique(given.zero)}
+        for node in self.nodes:
+            for position in self.zero_inputs(node):
+                zeros |= {int(z) for z in np.unique(_zero_of(node, position))}
+        return zeros
+
+    def zero_inputs(self, node: ir.Node) -> list[int]:
+        """Where an integer operator has the zero points of these tensors."""
+        if node.domain or node.op_type not in _INTEGER_READERS:
+            return []
+        pairs = _INTEGER_READERS[node.op_type].items()
+        positions = [zero for data, zero in pairs if node.inputs[data] in self.values]
+        if node.op_type in _INTEGER_WRITERS and node.outputs[0] in self.values:
+            positions.append(_INTEGER_WRITERS[node.op_type])
+        return positions
+
     def is_interface(self) -> bool:
         """Whether a caller sees one of the tensors."""
         return any(value.is_graph_input() or value.is_graph_output() for value in self.values)
 
     def feeds_product(self) -> bool:
         """Whether a convolution or matrix product reads it, dequantized or as integers."""
-        if any(node.op_type in _INTEGER_READERS for node in self.nodes):
+        if any(not n.domain and n.op_type in _INTEGER_READERS for n in self.nodes):
             return True
         return any(_feeds_product(node.outputs[0]) for node in self.of(DEQUANTIZE))
+
+
+def _zero_of(node: ir.Node, position: int) -> Array:
+    """A constant zero point; 0 where the operator has none."""
+    held = constant(node.inputs[position]) if position < len(node.inputs) else None
+    return np.zeros((), np.int64) if held is None else held
 
 
 def _feeds_product(value: ir.Value) -> bool:
@@ -188,6 +212,10 @@ def _check(component: Component, node: ir.Node, change: Change) -> None:
         _check_mover(node)
         return
     if not node.domain and node.op_type in _INTEGER_READERS and change.scale == 1:
+        for position in component.zero_inputs(node):
+            given = node.inputs[position] if position < len(node.inputs) else None
+            if given is not None and constant(given) is None:
+                raise PassError(node, "its zero point is computed", "supported is a constant one")
         return
     raise PassError(
         node,
@@ -230,12 +258,9 @@ def _change_node(graph: ir.Graph, component: Component, node: ir.Node, change: C
             _put(graph, node, 1, np.asarray(scale), "scale")
         node.attributes.pop("output_dtype", None)
     elif node.op_type in _INTEGER_READERS:
-        for position, zero in _INTEGER_READERS[node.op_type].items():
-            if node.inputs[position] in component.values:
-                _move_zero(graph, node, zero, change)
-        writes = _INTEGER_WRITERS.get(node.op_type)
-        if writes is not None and node.outputs[0] in component.values:
-            _move_zero(graph, node, writes, change)
+        for position in component.zero_inputs(node):
+            zero = _cast(change.zero(_zero_of(node, position)), change.dtype)
+            _put(graph, node, position, zero, "zero_point")
     elif node.op_type == "Clip":
         for position in (1, 2):
             bound = constant(node.inputs[position]) if position < len(node.inputs) else None
@@ -245,12 +270,6 @@ def _change_node(graph: ir.Graph, component: Component, node: ir.Node, change: C
         value = constant(node.inputs[2]) if len(node.inputs) > 2 else None
         filled = np.zeros((), np.int64) if value is None else value
         _put(graph, node, 2, _cast(change.level(filled), change.dtype), "padding")
-
-
-def _move_zero(graph: ir.Graph, node: ir.Node, position: int, change: Change) -> None:
-    held = constant(node.inputs[position]) if position < len(node.inputs) else None
-    zero = np.zeros((), np.int64) if held is None else held
-    _put(graph, node, position, _cast(change.zero(zero), change.dtype), "zero_point")
 
 
 def _put(graph: ir.Graph, node: ir.Node, position: int, array: Array, what: str) -> None:

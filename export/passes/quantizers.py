@@ -35,6 +35,7 @@ MOVES = frozenset(
 """Standard operators whose every output element is an element of an input."""
 
 _DEFAULT_AXIS = 1
+_ZERO_OF_OUTPUT = 7
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def quantized_type(node: ir.Node) -> np.dtype[Any] | None:
 
 
 def value_type(value: ir.Value) -> np.dtype[Any] | None:
-    """The element type of a value: as noted, of its constant, or of the Q that computes it."""
+    """The element type of a value: as noted, of its constant, or of what computes it."""
     array = constant(value)
     if array is not None:
         return array.dtype
@@ -93,6 +94,9 @@ def value_type(value: ir.Value) -> np.dtype[Any] | None:
         return _numpy_type(value.dtype)
     if is_op(node, QUANTIZE):
         return quantized_type(node)
+    if is_op(node, "QLinearConv") or is_op(node, "QLinearMatMul"):
+        zero = constant(node.inputs[_ZERO_OF_OUTPUT])
+        return None if zero is None else zero.dtype
     first = node.inputs[0] if node.inputs else None
     same = not node.domain and (node.op_type in MOVES or node.op_type in ("Clip", "Relu"))
     return value_type(first) if same and first is not None else None

@@ -20,17 +20,18 @@ _MIDDLE, _HIGHEST, _TOP = 128, 127, 255
 class SymmetricActivations(GraphPass):
     """Retype uint8 tensors to int8 with zero point 0, and refuse every other zero point of int8.
 
-    Exact changes:
+    Before: ``Q(s, uint8 128) -> MaxPool -> DQ(s, uint8 128)``. After: the same operators on int8
+    with zero point 0. Exact changes:
 
     * zero point 128 -> 0, the same scale, every level 128 lower;
     * zero point 0 -> 0, the same scale and the same bytes, where levels provably end at 127: event
       counts, spikes, and tensors that a Clip limits. Levels below zero saturated in uint8, so a
       Relu comes in front of the Q unless the values are provably non-negative.
 
-    Any other uint8 tensor is **approximated** on the int8 grid that reaches as far, with scale
-    ``s * max(z, 255 - z) / 127``: for zero point 0 that is twice as coarse. Real values then move
-    by at most half a unit of the new scale, and biases keep their real value, so ``float_bias`` or
-    ``integer_bias`` has to follow. ``approximate=False`` refuses these by the name of the node.
+    Any other uint8 tensor is refused by the name of the node. With ``approximate=True`` it goes to
+    the int8 grid that reaches as far instead, with scale ``s * max(z, 255 - z) / 127``: for zero
+    point 0 that is twice as coarse. Real values then move by at most half a unit of the new scale,
+    and biases keep their real value, so ``float_bias`` or ``integer_bias`` has to follow.
 
     Dequantized uint8 constants (weights) change in the same way. A uint8 tensor of the graph's
     interface is left alone unless a convolution or matrix product reads it; then it is refused.
@@ -39,7 +40,7 @@ class SymmetricActivations(GraphPass):
     name = "symmetric_activations"
     summary = "8-bit tensors become int8 with zero point 0 (profile tensorrt)"
 
-    def __init__(self, *, approximate: bool = True) -> None:
+    def __init__(self, *, approximate: bool = False) -> None:
         super().__init__()
         self._approximate = approximate
 
@@ -59,7 +60,7 @@ class SymmetricActivations(GraphPass):
         return changes
 
     def _change(self, graph: ir.Graph, component: Component, ranges: Ranges) -> Change:
-        zeros = _zero_points(component)
+        zeros = component.zero_points()
         if len(zeros) != 1:
             raise PassError(
                 component.nodes[0],
@@ -76,23 +77,12 @@ class SymmetricActivations(GraphPass):
             raise PassError(
                 component.nodes[0],
                 f"uint8 with zero point {zero} has no equal on int8 with zero point 0",
-                "supported are zero point 128, levels up to 127, or approximate=True",
+                "supported are zero point 128 and levels that provably end at 127; quantize "
+                "activations symmetrically, or give the pass approximate=True",
             )
         if zero == 0:
             _keep_positive(graph, component, ranges)
         return _coarser(zero)
-
-
-def _zero_points(component: Component) -> set[int]:
-    zeros = {int(z) for given in component.parameters() for z in np.unique(given.zero)}
-    positions = {"QLinearConv": (0, 2, 7), "QLinearMatMul": (0, 2, 7)}
-    for node in component.nodes:
-        if node.op_type in positions:
-            data, x_zero, y_zero = positions[node.op_type]
-            at = x_zero if node.inputs[data] in component.values else y_zero
-            array = constant(node.inputs[at])
-            zeros |= set() if array is None else {int(z) for z in np.unique(array)}
-    return zeros
 
 
 def _coarser(zero: int) -> Change:
@@ -117,13 +107,21 @@ def _ends_at_127(component: Component, ranges: Ranges) -> bool:
             array = constant(value)
             if array is None or array.max(initial=0) > _HIGHEST:
                 return False
-        elif node.op_type.startswith("QLinear"):
+        elif node.op_type.startswith("QLinear") or _introduces(node) > _HIGHEST:
             return False
         elif is_op(node, QUANTIZE) and written_levels(node, ranges)[1] > _HIGHEST:
             reader = only_user(value)
             if not is_op(reader, "Clip") or reader is None or clip_bounds(reader)[1] > _HIGHEST:
                 return False
     return True
+
+
+def _introduces(node: ir.Node) -> float:
+    """The highest level that a Pad or the lower bound of a Clip can bring in."""
+    if is_op(node, "Clip"):
+        return clip_bounds(node)[0]
+    value = constant(node.inputs[2]) if is_op(node, "Pad") and len(node.inputs) > 2 else None
+    return 0 if value is None else float(value.max(initial=0))
 
 
 def _keep_positive(graph: ir.Graph, component: Component, ranges: Ranges) -> None:
@@ -140,7 +138,7 @@ def _keep_positive(graph: ir.Graph, component: Component, ranges: Ranges) -> Non
 
 
 def _check_symmetric(component: Component) -> None:
-    zeros = _zero_points(component) - {0}
+    zeros = component.zero_points() - {0}
     if zeros and not component.is_interface():
         raise PassError(
             component.nodes[0],

@@ -63,7 +63,9 @@ def refuse_interface(component: Component, wanted: str) -> None:
 
 
 def _counts(component: Component, ranges: Ranges) -> bool:
-    """Whether every level lies in 0..127 before any saturation."""
+    """Whether every level lies in 0..127 before any saturation, and uint8 has the zero points."""
+    if any(zero < 0 for zero in component.zero_points()):
+        return False
     for node in component.nodes:
         if any(output in component.values for output in node.outputs) and node.op_type == QUANTIZE:
             low, high = written_levels(node, ranges)

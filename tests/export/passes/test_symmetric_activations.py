@@ -24,10 +24,10 @@ def _zeros(model: onnx.ModelProto) -> set[tuple[int, int]]:
 
 
 def _exact(model: onnx.ModelProto) -> onnx.ModelProto:
-    result = apply(model, SymmetricActivations(approximate=False))
+    result = apply(model, SymmetricActivations())
     assert_equal(run_ort(result, FEEDS), run_ort(model, FEEDS))
     assert _zeros(result) == {(TensorProto.INT8, 0)}
-    again = apply(result, SymmetricActivations(approximate=False))
+    again = apply(result, SymmetricActivations())
     assert again.SerializeToString() == result.SerializeToString()
     onnx.checker.check_model(result, full_check=True)
     return result
@@ -62,7 +62,7 @@ def test_others_are_approximated_within_half_a_unit(zero: int) -> None:
     graph = Graph()
     x = graph.qdq(graph.input("x", np.float32, SHAPE), scale, zero)
     model = graph.model({x: np.float32})
-    result = apply(model, SymmetricActivations())
+    result = apply(model, SymmetricActivations(approximate=True))
     assert _zeros(result) == {(TensorProto.INT8, 0)}
     coarse = float(scale) * max(zero, 255 - zero) / 127
     low, high = -zero * float(scale), (255 - zero) * float(scale)
@@ -82,17 +82,57 @@ def test_bounds_and_constants_follow_the_coarser_grid() -> None:
     y = graph.op("Clip", x, graph.const(np.uint8(60)), graph.const(np.uint8(180)))
     y = graph.op("Concat", y, graph.const(np.full(SHAPE, 140, np.uint8)), axis=0)
     model = graph.model({graph.dq(y, scale, zero): np.float32})
-    result = apply(model, SymmetricActivations())
+    result = apply(model, SymmetricActivations(approximate=True))
     (want,), (got,) = run_ort(model, FEEDS).values(), run_ort(result, FEEDS).values()
     assert np.abs(got - want).max() <= float(scale) * (155 / 127 + 1) / 2 + 1e-6
 
 
-def test_approximation_can_be_refused() -> None:
+@pytest.mark.parametrize("zero", [0, 37])
+def test_nothing_is_approximated_unasked(zero: int) -> None:
     graph = Graph()
-    x = graph.qdq(graph.input("x", np.float32, SHAPE), 0.03, 37)
+    x = graph.qdq(graph.input("x", np.float32, SHAPE), 0.03, zero)
     model = graph.model({x: np.float32})
-    with pytest.raises(PassError, match=r"n0.*zero point 37 has no equal"):
-        apply(model, SymmetricActivations(approximate=False))
+    with pytest.raises(PassError, match=rf"n0.*zero point {zero} has no equal.*symmetrically"):
+        apply(model, SymmetricActivations())
+
+
+def _counts(graph: Graph) -> str:
+    x = graph.input("x", np.float32, SHAPE)
+    bounded = graph.op("Clip", x, graph.const(np.float32(0)), graph.const(np.float32(5)))
+    return graph.q(bounded, 1.0)
+
+
+@pytest.mark.parametrize(("value", "fits"), [(127, True), (128, False)])
+def test_padding_counts_as_a_level(value: int, fits: bool) -> None:
+    graph = Graph()
+    pads = graph.const(np.array([0, 0, 1, 0, 0, 0, 0, 2], np.int64))
+    y = graph.op("Pad", _counts(graph), pads, graph.const(np.uint8(value)))
+    model = graph.model({graph.dq(y, 1.0): np.float32})
+    if fits:
+        _exact(model)
+        return
+    with pytest.raises(PassError, match="zero point 0 has no equal"):
+        apply(model, SymmetricActivations())
+
+
+@pytest.mark.parametrize(("bound", "fits"), [(127, True), (128, False)])
+def test_a_lower_bound_counts_as_a_level(bound: int, fits: bool) -> None:
+    graph = Graph()
+    y = graph.op("Clip", _counts(graph), graph.const(np.uint8(bound)), graph.const(np.uint8(255)))
+    model = graph.model({graph.dq(y, 1.0): np.float32})
+    if fits:
+        _exact(model)
+        return
+    with pytest.raises(PassError, match="zero point 0 has no equal"):
+        apply(model, SymmetricActivations())
+
+
+def test_integer_operators_share_the_zero_point() -> None:
+    graph = Graph()
+    weight = graph.const(RNG.integers(-63, 64, (4, 4, 3, 3)).astype(np.int8))
+    acc = graph.op("ConvInteger", _counts(graph), weight, graph.const(np.uint8(200)))
+    with pytest.raises(PassError, match=r"zero points \[0, 200\]"):
+        apply(graph.model({acc: np.int32}), SymmetricActivations())
 
 
 def test_unsigned_weights_change_as_well() -> None:

@@ -119,6 +119,55 @@ def test_what_is_not_provably_small_moves(bounded: bool) -> None:
     assert _zeros(_retyped(model)) == {128}
 
 
+def test_a_negative_zero_point_moves_with_its_levels() -> None:
+    """Levels of 0..3 that a reader offsets by -5: uint8 has no such zero point."""
+    graph = Graph()
+    x = graph.input("x", np.float32, SHAPE)
+    bounded = graph.op("Clip", x, graph.const(np.float32(0)), graph.const(np.float32(3)))
+    levels = graph.q(bounded, 1.0, 0, np.int8)
+    result = _retyped(graph.model({graph.dq(levels, 1.0, -5, np.int8): np.float32}))
+    assert _zeros(result) == {128}
+
+
+def test_matrix_products_of_two_activations() -> None:
+    """The zero point of either factor moves, and one that is absent appears."""
+    graph = Graph()
+    a = graph.q(graph.input("x", np.float32, SHAPE), 0.04, -7, np.int8)
+    b = graph.op("Transpose", graph.q("x", 0.05, 3, np.int8), perm=[0, 1, 3, 2])
+    full = graph.op("MatMulInteger", a, b, graph.const(np.int8(-7)), graph.const(np.int8(3)))
+    bare = graph.op("MatMulInteger", a, b)
+    result = _retyped(graph.model({full: np.int32, bare: np.int32}))
+    held = {
+        t.name: int(onnx.numpy_helper.to_array(t)) for t in result.graph.initializer if not t.dims
+    }
+    zeros = [
+        [held[i] for i in n.input[2:]] for n in result.graph.node if n.op_type == "MatMulInteger"
+    ]
+    assert zeros == [[121, 131], [128, 128]]
+
+
+def test_explicit_integer_convolutions() -> None:
+    """Zero points of input and output move, that of the weights stays."""
+    graph = Graph()
+    x = graph.q(graph.input("x", np.float32, SHAPE), 0.04, -7, np.int8)
+    given = [np.float32(0.04), np.int8(-7), WEIGHT, np.float32(0.01), np.int8(0)]
+    given += [np.float32(0.2), np.int8(11)]
+    y = graph.op("QLinearConv", x, *(graph.const(array) for array in given), pads=[1] * 4)
+    result = _retyped(graph.model({graph.dq(y, 0.2, 11, np.int8): np.float32}))
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in result.graph.initializer}
+    conv = next(n for n in result.graph.node if n.op_type == "QLinearConv")
+    assert [int(arrays[conv.input[i]]) for i in (2, 5, 7)] == [121, 0, 139]
+
+
+def test_a_computed_zero_point_is_refused() -> None:
+    graph = Graph()
+    x = graph.q(graph.input("x", np.float32, SHAPE), 0.04, 0, np.int8)
+    zero = graph.op("ReduceMax", graph.op("Abs", graph.input("z", np.int8, (1,))), keepdims=0)
+    acc = graph.op("ConvInteger", x, graph.const(WEIGHT), zero)
+    with pytest.raises(PassError, match=r"ConvInteger\): its zero point is computed"):
+        apply(graph.model({acc: np.int32}), UnsignedActivations())
+
+
 def test_integer_operators_beside() -> None:
     graph = Graph()
     x = graph.q(graph.input("x", np.float32, SHAPE), 0.04, 0, np.int8)
