@@ -17,7 +17,11 @@ from export.passes.base import is_op
 from export.passes.dequantized import Emitter, Quantized, dequantized, infer
 from export.passes.moves import Illegal, Move, Site
 
-__all__ = ["TABLE", "Row", "lower", "markdown_rows", "rows_of", "why_not"]
+__all__ = ["HEADINGS", "TABLE", "Row", "lower", "markdown_rows", "rows_of", "why_not"]
+
+
+HEADINGS = ("operator", "legal when", "becomes", "scale and axis", "because")
+"""Of the table as text."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +285,6 @@ def markdown_rows() -> list[tuple[str, str, str, str, str]]:
 
 def markdown() -> str:
     """The table in Markdown, as docs/passes.md holds it."""
-    head = ("operator", "legal when", "becomes", "scale and axis", "because")
-    lines = [head, ("---",) * len(head), *markdown_rows()]
+    lines = [HEADINGS, ("---",) * len(HEADINGS), *markdown_rows()]
     escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)

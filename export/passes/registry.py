@@ -69,3 +69,10 @@ def find_pass(name: str) -> type[GraphPass] | type[FunctionPass]:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
         raise ExportError(f"no pass {name!r}; nearest is {near[0]!r}, --list shows all")
     return known[name]
+
+
+def markdown() -> str:
+    """Every pass in Markdown, as docs/passes.md holds them."""
+    rows = [("pass", "what it does"), ("---", "---")]
+    rows += [(f"`{entry.name}`", entry.summary) for entry in PASSES]
+    return "".join(f"| {name} | {what} |\n" for name, what in rows)

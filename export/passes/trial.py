@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from calib_data.encodings import COUNT_LIMIT
 from export.errors import ExportError
@@ -25,6 +25,8 @@ _ERRORS_ONLY = 4
 _BEYOND = 1.1
 """How far, relative to a quantizer's range, its random inputs reach."""
 
+_TOLERANCE = 1e-5
+
 Arrays = dict[str, Array]
 Limits = dict[str, tuple[float, float]]
 
@@ -35,22 +37,41 @@ class TrialSkipped(ExportError):
 
 @dataclass(frozen=True)
 class Difference:
-    """How one output changed. largest: absolute, in the output's own unit. differing: elements
-    that are not equal, of total."""
+    """How one output changed.
+
+    largest: absolute, in the output's own unit; infinite where one file gives NaN. differing:
+    elements that are not equal, of total. integer: whether both files give integers. magnitude: the
+    largest finite value before.
+    """
 
     output: str
     largest: float
     differing: int
     total: int
+    integer: bool
+    magnitude: float
+
+    def accepted(self, tolerance: float | None = None) -> bool:
+        """Whether integers are equal and floats differ by at most the tolerance.
+
+        Args:
+            tolerance: absolute; None for 1e-5 of the largest value before.
+        """
+        if self.integer:
+            return not self.differing
+        allowed = _TOLERANCE * self.magnitude if tolerance is None else tolerance
+        return self.largest <= allowed
 
 
 @dataclass(frozen=True)
 class Trial:
-    """runs: how many random inputs. outputs: of both files. only: outputs that one file has."""
+    """runs: how many random inputs. outputs: of both files. only: outputs that one file has, not
+    compared. retyped: inputs and outputs whose type changed, which are compared as numbers."""
 
     runs: int
     outputs: list[Difference]
     only: list[str]
+    retyped: list[str]
 
     @property
     def largest(self) -> float:
@@ -87,7 +108,26 @@ def compare(before: onnx.ModelProto, after: onnx.ModelProto, runs: int, seed: in
     differences = [
         _difference(name, [w[name] for w in wanted], [g[name] for g in got]) for name in shared
     ]
-    return Trial(runs, differences, sorted(set(wanted[0]) ^ set(got[0])))
+    only = sorted(set(wanted[0]) ^ set(got[0]))
+    return Trial(runs, differences, only, _retyped(before, after))
+
+
+def _retyped(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
+    sides = []
+    for model in (before, after):
+        values = [*_true_inputs(model), *model.graph.output]
+        sides.append({v.name: TensorProto.DataType.Name(_kind(v)).lower() for v in values})
+    first, second = sides
+    return [
+        f"{name}: {first[name]} -> {second[name]}"
+        for name in first
+        if name in second and first[name] != second[name]
+    ]
+
+
+def _kind(value: onnx.ValueInfoProto) -> int:
+    kind: int = value.type.tensor_type.elem_type
+    return kind
 
 
 def _first_line(error: Exception) -> str:
@@ -120,7 +160,7 @@ def _true_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 def _dtype(value: onnx.ValueInfoProto) -> np.dtype[Any]:
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(_kind(value))
     if dtype.kind not in "iufb":
         raise ValueError(f"input {value.name!r} is of a type without random values")
     return dtype
@@ -193,7 +233,7 @@ def _limits(model: onnx.ModelProto) -> Limits:
 
 
 def _difference(name: str, wanted: list[Array], got: list[Array]) -> Difference:
-    largest, differing, total = 0.0, 0, 0
+    largest, differing, total, magnitude = 0.0, 0, 0, 0.0
     for left, right in zip(wanted, got, strict=True):
         if left.shape != right.shape:
             raise ExportError(
@@ -201,7 +241,12 @@ def _difference(name: str, wanted: list[Array], got: list[Array]) -> Difference:
                 f"{list(left.shape)} before; --check 0 writes the file nevertheless"
             )
         equal = (left == right) | ((left != left) & (right != right))
-        gap = np.abs(left.astype(np.float64) - right.astype(np.float64))
-        largest = max(largest, float(np.where(equal, 0, gap).max(initial=0)))
+        real = left.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            gap = np.abs(real - right.astype(np.float64))
+        gap = np.where(equal, 0, np.where(np.isnan(gap), np.inf, gap))
+        largest = max(largest, float(gap.max(initial=0)))
+        magnitude = max(magnitude, float(np.abs(real[np.isfinite(real)]).max(initial=0)))
         differing, total = differing + int((~equal).sum()), total + left.size
-    return Difference(name, largest, differing, total)
+    integer = all(array.dtype.kind in "iub" for array in (wanted[0], got[0]))
+    return Difference(name, largest, differing, total, integer, magnitude)

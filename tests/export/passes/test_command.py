@@ -15,8 +15,10 @@ from calib_data import console
 from export.errors import ExportError
 from export.graphs.builder import Dims
 from export.graphs.integer import integer_model
+from export.graphs.source import source_model
 from export.passes import PASSES, main
-from export.passes.trial import TrialSkipped, compare
+from export.passes.legality import markdown_rows
+from export.passes.trial import Difference, TrialSkipped, compare
 from runtime.artifact import load_model
 
 SHAPE = (1, 2, 5, 4)
@@ -53,7 +55,8 @@ def test_every_pass_is_made_without_arguments() -> None:
 
 def test_rewrites_and_compares(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = file.with_name("out.onnx")
-    assert main([str(file), str(out), "--run", "clean,integer_bias", "--json"]) == 0
+    run = [str(file), str(out), "--run", "clean,integer_bias", "--tolerance", "0.006"]
+    assert main([*run, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert [(p["name"], p["changes"]) for p in result["passes"]] == [
         ("clean", 0),
@@ -65,7 +68,77 @@ def test_rewrites_and_compares(file: Path, capsys: pytest.CaptureFixture[str]) -
     assert main([str(file), str(out), "--run", "clean"]) == 0
     text = capsys.readouterr().out
     assert "largest difference 0 on 3 random inputs" in text
-    assert "clean" in text and "0 changes" in text
+    assert [line.split()[1:6:2] for line in text.splitlines() if " clean " in line] == [
+        ["clean", "0", "4"]
+    ]
+
+
+def test_legality_is_the_table_of_moves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--legality", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [tuple(row.values()) for row in rows] == markdown_rows()
+    assert main(["--legality"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("legal when") == len(rows) and rows[0]["because"] in text
+
+
+def test_a_result_beyond_the_tolerance_is_not_written(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = file.with_name("out.onnx")
+    out.write_bytes(b"before")
+    run = [str(file), str(out), "--run", "integer_bias"]
+    for more in ([], ["--tolerance", "1e-4"]):
+        assert main([*run, *more]) == 1
+        assert "not written: the results differ" in capsys.readouterr().out
+    assert main([*run, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["output"] is None
+    assert out.read_bytes() == b"before"
+    assert main([*run, "--check", "0"]) == 0
+    assert "check: skipped, not asked for" in capsys.readouterr().out
+    assert onnx.load(out).graph.node
+    with pytest.raises(SystemExit):
+        main([*run, "--tolerance", "nan"])
+
+
+def test_integers_have_to_be_equal() -> None:
+    """However large the tolerance; floats are measured by their largest value."""
+    entry = {"output": "y", "differing": 1, "total": 9, "magnitude": 1000.0}
+    assert not Difference(largest=1, integer=True, **entry).accepted(5.0)
+    assert Difference(largest=0.009, integer=False, **entry).accepted()
+    assert not Difference(largest=0.011, integer=False, **entry).accepted()
+    assert Difference(largest=0.011, integer=False, **entry).accepted(0.02)
+
+
+def _quotient(offset: float) -> onnx.ModelProto:
+    """x / 0 + offset / 0: infinities of x's sign, or NaN where offset has the other sign."""
+    graph = Graph()
+    zero = graph.const(np.float32(0))
+    x = graph.op("Div", graph.op("Relu", graph.input("x", np.float32, SHAPE)), zero)
+    y = graph.op("Add", graph.op("Abs", x), graph.op("Div", graph.const(np.float32(offset)), zero))
+    return graph.model({y: np.float32})
+
+
+def test_a_new_nan_is_a_difference() -> None:
+    same = compare(_quotient(-1), _quotient(-1), 1).outputs[0]
+    assert same.differing == 0 and same.accepted()
+    other = compare(_quotient(1), _quotient(-1), 1).outputs[0]
+    assert other.differing > 0 and other.largest == np.inf and not other.accepted(1e9)
+
+
+def test_changed_types_are_named(
+    make_sources: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Float counts become bytes: both files get the same whole numbers."""
+    source = make_sources()  # type: ignore[operator]
+    before, after = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(source_model(source.spec, Dims((18, 26), free=False)), before)
+    run = [str(before), str(after), "--run", "integer_inputs"]
+    assert main(run) == 0
+    text = capsys.readouterr().out
+    assert "events: float -> uint8" in text and "largest difference 0" in text
+    kinds = {v.name: v.type.tensor_type.elem_type for v in onnx.load(after).graph.input}
+    assert kinds["events"] == TensorProto.UINT8
 
 
 def test_an_artifact_stays_one(
