@@ -155,9 +155,14 @@ def _converted(arrays: Arrays, a: Side, b: Side) -> tuple[Arrays, Arrays]:
 
 def _read_arrays(path: Path, side: Side) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DiffError(f"{path}: one array, not an .npz file; write it with numpy.savez")
+        with loaded as file:
             found = {name: file[name] for name in file.files}
-    except (ValueError, BadZipFile) as error:
+    except DiffError:
+        raise
+    except (ValueError, EOFError, BadZipFile) as error:
         raise DiffError(f"{path}: not an .npz of arrays ({error})") from None
     lacking = sorted(set(side.inputs) - set(found))
     if lacking:

@@ -162,10 +162,13 @@ def read_samples(
 
 def _read(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ExportError(f"{path}: not an .npz file")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ExportError(f"{path}: one array, not an .npz file; write it with numpy.savez")
+        with loaded as file:
             return {name: file[name] for name in file.files}
+    except ExportError:
+        raise
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ExportError(f"{path}: not a readable .npz file ({error})") from error
 

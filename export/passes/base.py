@@ -87,9 +87,17 @@ def producer(value: ir.Value | None, op_type: str, domain: str = "") -> ir.Node 
     return node if is_op(node, op_type, domain) else None
 
 
+def _has_reference(node: ir.Node) -> bool:
+    """Whether an attribute of a node is that of the function around it."""
+    return any(entry.is_ref() for entry in node.attributes.values())
+
+
 def constant(value: ir.Value | None) -> Array | None:
     """The array of an initializer that no caller can replace, else None."""
     if value is None or value.is_graph_input():
+        return None
+    node = producer(value, "Constant")
+    if node is not None and (len(node.attributes) != 1 or _has_reference(node)):
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()

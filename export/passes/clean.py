@@ -25,7 +25,7 @@ class Clean(GraphPass):
         steps: tuple[ir.passes.PassBase, ...] = (
             common.RemoveInitializersFromInputsPass(),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            common.IdentityEliminationPass(),
+            *(() if _has_branches(model) else (common.IdentityEliminationPass(),)),
             common.RemoveUnusedNodesPass(),
             common.ClearMetadataAndDocStringPass(),
         )
@@ -33,3 +33,9 @@ class Clean(GraphPass):
         if kept is not None:
             model.metadata_props[METADATA_KEY] = kept
         return changed
+
+
+def _has_branches(model: ir.Model) -> bool:
+    """Whether a node holds a graph, whose outputs may need an Identity of a value outside of it."""
+    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return any(a.type in graphs for node in model.graph for a in node.attributes.values())

@@ -202,6 +202,8 @@ def convolution(site: Site) -> Convolution:
     """
     x = site.narrow(0)
     weight, array = _weight(site, 1, 0)
+    if not array.size:
+        raise Illegal("the weight is empty")
     zero = weight.zero.astype(np.int64)
     if zero.ndim and zero.any():
         raise Illegal("the weight has a zero point per channel")
@@ -464,6 +466,8 @@ def _mean(site: Site, x: Quantized, axes: Sequence[int], keepdims: bool) -> Sequ
     if x.axis in axes:
         raise Illegal("it averages over channels that have different scales")
     count = int(np.prod([int(str(size)) for size in sizes], dtype=np.int64))
+    if not count:
+        raise Illegal("it averages over no element")
     wide = site.emit.widen(x, len(shape), f"{site.name}.x")
     assert wide is not None
     over = site.emit.constant(f"{site.name}.axes", np.asarray(axes, np.int64))
@@ -486,9 +490,13 @@ def global_average_pool(site: Site) -> Sequence[Quantized]:
 def reduce_mean(site: Site) -> Sequence[Quantized]:
     """ReduceMean to ReduceSum with scale s / n."""
     x, rank = site.operand(), site.rank(site.input(0))
-    axes = list(range(rank))
+    # An attribute before opset 18, an input since.
+    given = site.attribute("axes")
     if site.input(1) is not None:
-        axes = sorted(int(a) % rank for a in site.array(1, "the list of axes"))
+        given = site.array(1, "the list of axes")
+    if given is None and site.attribute("noop_with_empty_axes", 0):
+        raise Illegal("it averages over nothing")
+    axes = list(range(rank)) if given is None else sorted(int(a) % rank for a in given)
     if not axes:
         raise Illegal("the list of axes is empty")
     return _mean(site, x, axes, bool(site.attribute("keepdims", 1)))
@@ -633,6 +641,8 @@ def gather(site: Site) -> Sequence[Quantized]:
         indices = site.array(1, "the list of chosen channels")
         if indices.ndim != 1:
             raise Illegal("the chosen channels do not keep an axis of their own")
+        if ((indices < -x.scale.size) | (indices >= x.scale.size)).any():
+            raise Illegal("it chooses a channel that does not exist")
         return [_chosen(x, site.with_integers(x)[0], indices)]
     shift = site.rank(site.input(1)) - 1 if axis < x.axis else 0
     return [replace(x, value=site.with_integers(x)[0], axis=x.axis + shift)]

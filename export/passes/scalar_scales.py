@@ -36,8 +36,9 @@ def _merge(graph: ir.Graph, node: ir.Node) -> int:
     if len(node.inputs) != 3 or "block_size" in node.attributes:
         return 0
     arrays = [constant(node.inputs[position]) for position in (1, 2)]
-    if any(array is None or array.ndim != 1 or (array != array[0]).any() for array in arrays):
-        return 0
+    for array in arrays:
+        if array is None or array.ndim != 1 or not array.size or (array != array[0]).any():
+            return 0
     for position, array in enumerate(arrays, 1):
         value = node.inputs[position]
         if array is not None and value is not None:

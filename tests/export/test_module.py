@@ -254,6 +254,9 @@ def test_samples_are_held_out_and_not_a_zip_is_refused(tmp_path: Path) -> None:
     given = read_samples(tmp_path / "data.npz", ["x"], [(1, 2)])
     assert (len(given.calibration), len(given.held_out)) == (6, 2)
     assert given.held_out[0][0].tolist() == [[6.0, 7.0]]
+    np.save(tmp_path / "one.npy", values)
+    with pytest.raises(ExportError, match=r"one\.npy: one array, not an \.npz file"):
+        read_samples(tmp_path / "one.npy", ["x"], [(1, 2)])
     (tmp_path / "text.npz").write_text("no zip")
     with pytest.raises(ExportError, match="not a readable"):
         read_samples(tmp_path / "text.npz", ["x"], [(1, 2)])

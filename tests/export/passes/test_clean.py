@@ -80,3 +80,21 @@ def test_artifacts_keep_their_metadata_and_bodies(make_sources: Callable[..., An
     assert {entry.key: entry.value for entry in result.metadata_props} == kept
     assert METADATA_KEY in kept
     assert list(result.functions) == list(model.functions)
+
+
+def test_a_branch_may_hand_on_a_value_from_outside() -> None:
+    """Its Identity stays: a branch's output has to be computed in the branch."""
+    value = onnx.helper.make_tensor_value_info
+    branches = {
+        f"{name}_branch": onnx.helper.make_graph(
+            [onnx.helper.make_node(op, ["x"], [name])], name, [], [value(name, 1, [3])]
+        )
+        for name, op in (("then", "Identity"), ("else", "Neg"))
+    }
+    choose = onnx.helper.make_node("If", ["c"], ["y"], **branches)
+    inputs = [value("x", 1, [3]), value("c", TensorProto.BOOL, [])]
+    graph = onnx.helper.make_graph([choose], "g", inputs, [value("y", 1, [3])])
+    opsets = [onnx.helper.make_opsetid("", 21)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    feeds = {"x": np.array([1, 2, 3], np.float32), "c": np.array(True)}
+    assert_equal(run_ort(apply(model, Clean()), feeds), run_ort(model, feeds))

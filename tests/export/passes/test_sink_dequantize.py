@@ -278,3 +278,33 @@ def test_it_moves_only_through_what_it_is_told() -> None:
     ]
     feeds = {"x": RNG.normal(0, 6, SHAPE).astype(np.float32)}
     assert_equal(run_ort(moved, feeds), run_ort(model, feeds))
+
+
+@pytest.mark.parametrize("attributes", [{"axes": [2, 3]}, {"axes": [1], "keepdims": 0}])
+def test_mean_over_axes_that_are_an_attribute(attributes) -> None:
+    """As operators before opset 18 have them."""
+    graph, x = _start()
+    model = graph.model({graph.op("ReduceMean", x, **attributes): np.float32})
+    # Opset 17 has no other difference in these operators.
+    for entry in model.opset_import:
+        if not entry.domain:
+            entry.version = 17
+    sunk = apply(model, SinkDequantize())
+    assert "ReduceSum" in ops(sunk)
+    feeds = {"x": RNG.normal(0, 6, SHAPE).astype(np.float32)}
+    assert_equal(run_ort(sunk, feeds), run_ort(model, feeds))
+
+
+def test_mean_over_nothing_stays() -> None:
+    graph, x = _start()
+    y = graph.op("ReduceMean", x, noop_with_empty_axes=1)
+    sunk = apply(graph.model({y: np.float32}), SinkDequantize())
+    assert ops(sunk)[-1] == "ReduceMean"
+
+
+def test_a_channel_that_does_not_exist_is_not_chosen() -> None:
+    graph = Graph()
+    x = graph.qdq(graph.input("x", np.float32, SHAPE), CHANNELS, np.zeros(4, np.uint8), np.uint8)
+    y = graph.op("Gather", x, graph.const(np.array([0, 7], np.int64)), axis=1)
+    sunk = apply(graph.model({y: np.float32}), SinkDequantize())
+    assert ops(sunk)[-1] == "Gather"
