@@ -12,6 +12,7 @@ import math
 import numpy as np
 from torch import Tensor
 
+from calib_data.encodings import COUNT_LIMIT
 from models import ConvLIF, SpikingFireNet
 from quant.calibration import LayerCalibration, check_encoding
 from quant.errors import QuantError
@@ -19,7 +20,6 @@ from quant.options import DEFAULT_OPTIONS, HEAD, LayerBits, QuantOptions
 from quant.quantizers import concatenated, quantize_weight, tensor_scale
 from quant.scales import Moments, search_scale
 from quant.spec import (
-    COUNT_LIMIT,
     ConvSpec,
     Float64,
     Int8,

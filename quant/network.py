@@ -9,6 +9,7 @@ import brevitas.config
 import torch
 from torch import Tensor, nn
 
+from calib_data.encodings import COUNT_LIMIT
 from models import TOPOLOGIES, LIFState, ModelConfig, SpikingFireNet
 from quant.calibration import LayerCalibration, check_encoding
 from quant.conversion import quantize
@@ -16,7 +17,7 @@ from quant.errors import QuantError
 from quant.layers import GridSettings, LayerSettings, QuantConvLIF, QuantFlowHead
 from quant.options import DEFAULT_OPTIONS, HEAD, QuantOptions
 from quant.scales import Moments
-from quant.spec import COUNT_LIMIT, NetworkSpec
+from quant.spec import NetworkSpec
 
 
 class QuantFireNet(nn.Module):

@@ -32,11 +32,11 @@ from quant.errors import QuantError
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 DECAY_UNIT = 256
-COUNT_LIMIT = 127
 EXACT_FLOAT32 = 2**24
 THRESHOLD_SLACK = 2.0**-22
 MEM_BITS = (8, 16)
@@ -64,10 +64,14 @@ class ConvSpec:
         """Zero padding on each side, half the kernel."""
         return self.weight.shape[2] // 2
 
-    def largest_sum(self) -> int:
-        """Largest magnitude an accumulator can reach, over all channels."""
+    def largest_sums(self) -> Int64:
+        """Largest magnitude an accumulator can reach, int64 [Cout]."""
         weights = np.abs(self.weight.astype(np.int64)).sum(axis=(1, 2, 3))
-        return int((self.x_max * weights + np.abs(self.bias.astype(np.int64))).max())
+        return self.x_max * weights + np.abs(self.bias.astype(np.int64))
+
+    def largest_sum(self) -> int:
+        """The largest of :meth:`largest_sums`."""
+        return int(self.largest_sums().max())
 
 
 @dataclass(frozen=True)
@@ -139,11 +143,11 @@ class LayerSpec:
         return int(self.conv.weight.shape[0])
 
     def largest_sum(self) -> int:
-        """Largest magnitude of feed-forward plus recurrent accumulator."""
-        total = self.conv.largest_sum()
+        """Largest magnitude of feed-forward plus recurrent accumulator, over all channels."""
+        sums = self.conv.largest_sums()
         if self.weight_rec is not None:
-            total += int(np.abs(self.weight_rec.astype(np.int64)).sum(axis=(1, 2, 3)).max())
-        return total
+            sums = sums + np.abs(self.weight_rec.astype(np.int64)).sum(axis=(1, 2, 3))
+        return int(sums.max())
 
 
 @dataclass(frozen=True)

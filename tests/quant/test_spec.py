@@ -137,6 +137,10 @@ def network(spec: LayerSpec, head: ConvSpec | None = None) -> NetworkSpec:
 def test_largest_sum_by_hand() -> None:
     assert conv(-63, -5, 127, fan_in=2, kernel=3).largest_sum() == 127 * 63 * 18 + 5
     assert layer(conv(3, 4, 1), weight_rec=-7).largest_sum() == 3 + 4 + 2 * 7
+    # The bound is one channel's: the largest of both parts may lie in different ones.
+    apart = layer(conv(3, 4, 1), weight_rec=0)
+    apart.weight_rec[0] = 5
+    assert apart.largest_sum() == max(3 + 2 * 5, 3 + 4)
     # int8 -128 and int32 -2^31 have no positive counterpart in their own type.
     assert conv(-128, -(2**31), 1).largest_sum() == 128 + 2**31
 
