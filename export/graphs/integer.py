@@ -6,13 +6,11 @@ flow head's accumulator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx
 
-import lif_op.spec
 from export.graphs.builder import Dims
 from export.graphs.source import source_model
+from export.passes.attach_functions import AttachFunctions
 from export.passes.base import GraphPass
 from export.passes.clean import Clean
 from export.passes.expose_flow_accumulator import ExposeFlowAccumulator
@@ -47,26 +45,16 @@ def integer_model(spec: NetworkSpec, dims: Dims) -> onnx.ModelProto:
         spec: the integers.
         dims: fixed or free batch and spatial dimensions.
     """
-    return lower(source_model(spec, dims), strict=not spec.exact_in_float32())
+    return lower(source_model(spec, dims))
 
 
-def lower(
-    source: onnx.ModelProto, *, strict: bool, more: Sequence[GraphPass] = ()
-) -> onnx.ModelProto:
+def lower(source: onnx.ModelProto) -> onnx.ModelProto:
     """Turn a source graph into an integer graph with the bodies of its ops.
 
     Args:
         source: in canonical QDQ form.
-        strict: embed convolutions that are exact where float32 sums would not be.
-        more: further passes at the end.
 
     Raises:
         PassError: a node that has no integer form.
     """
-    model, _ = run_passes(source, [*(entry() for entry in PASSES), *more])
-    used = {node.op_type for node in model.graph.node if node.domain == lif_op.spec.DOMAIN}
-    del model.functions[:]
-    model.functions.extend(
-        body for body in lif_op.spec.functions(strict_conv=strict) if body.name in used
-    )
-    return model
+    return run_passes(source, [*(entry() for entry in PASSES), AttachFunctions()])[0]

@@ -68,15 +68,12 @@ class Ranges:
             return _EVERYTHING
         if node.domain in _LIBRARY:
             spikes = node.op_type.endswith("LIF") and value.index() == 0
-            return (0, 1) if spikes else _EVERYTHING
+            return (0, 1) if spikes or node.op_type == "UnpackSpikes" else _EVERYTHING
         if node.domain or not node.inputs:
             return _EVERYTHING
         if node.op_type in MOVES:
-            return (
-                self._union(moved_inputs(node))
-                if not value.index() or _splits(node)
-                else (_EVERYTHING)
-            )
+            holds_elements = value.index() == 0 or node.op_type == "Split"
+            return self._union(moved_inputs(node)) if holds_elements else _EVERYTHING
         if node.op_type in _UNIT:
             return (0, 1)
         if is_op(node, QUANTIZE) or is_op(node, DEQUANTIZE):
@@ -108,10 +105,6 @@ class Ranges:
             return float(real[0]), float(real[1])
         levels = quantize(ends.astype(np.float32), given.scale, given.zero)
         return float(levels[0]), float(levels[1])
-
-
-def _splits(node: ir.Node) -> bool:
-    return node.op_type == "Split"
 
 
 def _type_range(value: ir.Value) -> Range:

@@ -16,9 +16,9 @@ import torch
 import lif_op.spec
 from export.files import write_model
 from export.graphs.builder import Dims
-from export.graphs.integer import integer_model, lower
-from export.graphs.source import source_model
+from export.graphs.integer import integer_model
 from export.passes import run_passes
+from export.passes.attach_functions import AttachFunctions
 from export.passes.fuse_conv_lif import FuseConvLif
 from quant import IntegerNetwork, QuantOptions, quantize
 from runtime.artifact import load_model
@@ -32,8 +32,8 @@ Make = Callable[..., Any]
 
 
 def fused(spec: Any, *, free: bool = False) -> onnx.ModelProto:
-    source = source_model(spec, Dims(RESOLUTION, free))
-    return lower(source, strict=not spec.exact_in_float32(), more=[FuseConvLif()])
+    model = integer_model(spec, Dims(RESOLUTION, free))
+    return run_passes(model, [FuseConvLif(), AttachFunctions()])[0]
 
 
 @pytest.mark.parametrize(
