@@ -20,9 +20,10 @@ from export.files import write_model
 from export.graphs.builder import Dims
 from export.graphs.floating import float_model
 from export.graphs.source import source_model
-from export.passes import GraphPass, run_passes
+from export.passes import GraphPass
 from export.passes.base import FunctionPass
 from export.profiles import Profile, ProfileError, check_result
+from export.stage import run_staged
 from export.stages import Stage, Stages
 from models import SpikingFireNet
 from quant import IntegerNetwork
@@ -85,15 +86,11 @@ def staged(
         PassError: a node that a pass has to rewrite and cannot.
         StageError: a stage changes more than it may.
     """
-    stages, model = Stages(spec, network), source
+    stages = Stages(spec, network)
     if network is not None:
         stages.add("float", float_model(network, dims))
-    stages.add("source", model)
-    for entry in passes:
-        model, (report,) = run_passes(model, [entry])
-        if report.changes:
-            stages.add(entry.name, model, report.changes)
-    return model, stages.stages
+    stages.add("source", source)
+    return run_staged(source, passes, stages), stages.stages
 
 
 def build_profile(

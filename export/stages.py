@@ -17,7 +17,7 @@ Currents and membranes at the end of their range are left out, and counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,9 +28,9 @@ import torch
 from torch.nn import functional
 
 from export.deeploy import DialectTracer, is_dialect
-from export.errors import ExportError
 from export.grids import artifact_of, constants
-from export.trace import FORCED, Tracer
+from export.stage import StageError
+from export.trace import FORCED, Tracer, with_types
 from models import SpikingFireNet
 from quant.spec import LayerSpec, NetworkSpec, membrane_limits
 from runtime.graph_checks import EVENTS, FLOW, FLOW_ACC
@@ -45,10 +45,6 @@ FLOW_BOUND = 1e-5
 """Of ``flow`` between stages of the same weights; tanh is float32 everywhere."""
 
 _EVENTS_PER_PIXEL = 0.15
-
-
-class StageError(ExportError):
-    """A stage that changes more than it may."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +134,9 @@ class _Graph:
         """Run with the spikes that later layers read dictated."""
         if self._forced is None:
             seen = self.run(inputs)
-            kinds = {name: seen[name].dtype for name in spikes if name in seen}
-            self._forced = Tracer(_typed(self.model, kinds), kinds), kinds
+            typed = {name: seen[name] for name in spikes if name in seen}
+            kinds = {name: value.dtype for name, value in typed.items()}
+            self._forced = Tracer(with_types(self.model, typed), kinds), kinds
         tracer, kinds = self._forced
         forced = {FORCED + name: spikes[name].astype(kind) for name, kind in kinds.items()}
         given = {name: value.astype(self.inputs[name]) for name, value in inputs.items()}
@@ -157,19 +154,6 @@ def _any_size(model: onnx.ModelProto) -> onnx.ModelProto:
             for axis in (0, 2, 3):
                 sizes[axis].Clear()
                 sizes[axis].dim_param = f"{value.name}.{axis}"
-    return copy
-
-
-def _typed(model: onnx.ModelProto, kinds: Mapping[str, np.dtype[Any]]) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    present = {value.name for value in copy.graph.output}
-    for name, kind in kinds.items():
-        if name not in present:
-            element = onnx.helper.np_dtype_to_tensor_dtype(kind)
-            copy.graph.value_info.append(
-                onnx.helper.make_tensor_value_info(name, element, (None,) * 4)
-            )
     return copy
 
 

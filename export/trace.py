@@ -83,6 +83,29 @@ class Tracer:
         return given | {name: found[name] for name in self.names}
 
 
+def with_types(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
+    """A copy of the model in which these tensors have a written type, so that they can be forced.
+
+    Args:
+        model: stays as it is.
+        values: a value of each tensor that is meant, as the graph computes it; its element type
+            and rank are written, its sizes are not.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    kept = [value for value in copy.graph.value_info if value.name not in values]
+    del copy.graph.value_info[:]
+    copy.graph.value_info.extend(kept)
+    results = {value.name for value in copy.graph.output}
+    for name, value in values.items():
+        if name not in results:
+            element = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+            copy.graph.value_info.append(
+                onnx.helper.make_tensor_value_info(name, element, (None,) * value.ndim)
+            )
+    return copy
+
+
 def _add_bodies(model: onnx.ModelProto) -> None:
     """The op library's own function bodies for nodes whose body the file does not carry."""
     carried = {(function.domain, function.name) for function in model.functions}

@@ -13,7 +13,8 @@ from onnx import numpy_helper
 from export.graphs.builder import Dims
 from export.graphs.source import source_model
 from export.passes import find_pass, run_passes
-from export.stages import StageError, Stages
+from export.stage import StageError
+from export.stages import Stages
 from quant import QuantOptions
 
 DIMS = Dims((18, 26), free=False)
