@@ -21,7 +21,8 @@ from export.passes.dequantized import (
     infer,
     quantizer,
 )
-from export.passes.moves import Illegal, Site, convolution
+from export.passes.moves.linear import convolution
+from export.passes.moves.site import Illegal, Site
 
 KERNELS = {("uint8", "uint8", "uint8"), ("uint8", "int8", "uint8"), ("int8", "int8", "int8")}
 """Types (x, w, y) for which ONNX Runtime has a QLinearConv."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 import lif_op.spec
-from export.passes import moves
 from export.passes.base import is_op
 from export.passes.dequantized import Emitter, Quantized, dequantized, infer
-from export.passes.moves import Illegal, Move, Site
+from export.passes.moves import elementwise, layout, linear, pooling, selection
+from export.passes.moves.site import Illegal, Move, Site
 
 __all__ = ["HEADINGS", "TABLE", "Row", "lower", "markdown_rows", "rows_of", "why_not"]
 
@@ -57,7 +57,7 @@ TABLE: tuple[Row, ...] = (
         "s_x*s_w; axis 1",
         "sums of products are bilinear: sum (s_x x)(s_w w) = s_x s_w sum x w; padded zeros are"
         " zero points",
-        moves.conv,
+        linear.conv,
     ),
     Row(
         "Gemm",
@@ -65,7 +65,7 @@ TABLE: tuple[Row, ...] = (
         "MatMulInteger (+ Add); transposes are written out",
         "s_x*s_w; axis 1",
         "bilinear, as Conv",
-        moves.gemm,
+        linear.gemm,
     ),
     Row(
         "MatMul",
@@ -74,7 +74,7 @@ TABLE: tuple[Row, ...] = (
         "MatMulInteger",
         "s_a*s_b; last axis",
         "bilinear; scales of the summed axis could not leave the sum",
-        moves.matmul,
+        linear.matmul,
     ),
     Row(
         "Relu",
@@ -82,7 +82,7 @@ TABLE: tuple[Row, ...] = (
         "Relu of int32; Clip at the zero point of 8 bits; nothing where the type ends there",
         "s; same axis",
         "s > 0: max(s(q - z), 0) = s(max(q, z) - z)",
-        moves.relu,
+        elementwise.relu,
     ),
     Row(
         "MaxPool",
@@ -90,7 +90,7 @@ TABLE: tuple[Row, ...] = (
         "MaxPool",
         "s; same axis",
         "s > 0 keeps order, so the maximum is the same element",
-        moves.max_pool,
+        pooling.max_pool,
     ),
     Row(
         "GlobalAveragePool",
@@ -98,7 +98,7 @@ TABLE: tuple[Row, ...] = (
         "Cast, Sub zero point, ReduceSum",
         "s/n; same axis",
         "the mean of s(q - z) is s/n times an integer sum",
-        moves.global_average_pool,
+        pooling.global_average_pool,
     ),
     Row(
         "AveragePool",
@@ -106,7 +106,7 @@ TABLE: tuple[Row, ...] = (
         "depthwise ConvInteger with ones",
         "s/n",
         "every window sums the same number n of elements, padded ones being zero",
-        moves.average_pool,
+        pooling.average_pool,
     ),
     Row(
         "ReduceMean",
@@ -114,10 +114,10 @@ TABLE: tuple[Row, ...] = (
         "Cast, Sub zero point, ReduceSum",
         "s/n; the axis follows",
         "the mean of s(q - z) is s/n times an integer sum",
-        moves.reduce_mean,
+        pooling.reduce_mean,
     ),
     *(
-        Row(name, _ONE_SCALE, name, _CHOOSES, _SELECTION, moves.reshape)
+        Row(name, _ONE_SCALE, name, _CHOOSES, _SELECTION, layout.reshape)
         for name in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
     ),
     Row(
@@ -126,7 +126,7 @@ TABLE: tuple[Row, ...] = (
         "Transpose",
         "s; axis = perm^-1(axis)",
         _SELECTION,
-        moves.transpose,
+        layout.transpose,
     ),
     Row(
         "Slice",
@@ -134,19 +134,19 @@ TABLE: tuple[Row, ...] = (
         "Slice",
         "scales of the channels that stay",
         _SELECTION,
-        moves.slice_,
+        selection.slice_,
     ),
-    Row("Split", "any scale", "Split", "scales of each part", _SELECTION, moves.split),
+    Row("Split", "any scale", "Split", "scales of each part", _SELECTION, selection.split),
     Row(
         "Gather",
         "any scale; constant indices of rank 1 on the axis of the channels",
         "Gather",
         "scales of the chosen channels; the axis follows",
         _SELECTION,
-        moves.gather,
+        selection.gather,
     ),
     *(
-        Row(name, "one scale", name, "s", _SELECTION, moves.selection)
+        Row(name, "one scale", name, "s", _SELECTION, selection.choose)
         for name in ("GatherElements", "GatherND", "Expand", "Tile")
     ),
     Row(
@@ -155,16 +155,16 @@ TABLE: tuple[Row, ...] = (
         "Pad with the zero point",
         "s; same axis",
         "real 0 is the integer z",
-        moves.pad,
+        selection.pad,
     ),
-    Row("Identity", "any scale", "nothing", "s; same axis", "f(x) = x", moves.identity),
+    Row("Identity", "any scale", "nothing", "s; same axis", "f(x) = x", layout.identity),
     Row(
         "Concat",
         "equal scales; or scales per channel along the axis of concatenation",
         "Concat; of int32 where zero points or types differ",
         "s, or the scales one after the other",
         _SELECTION,
-        moves.concat,
+        layout.concat,
     ),
     Row(
         "Add",
@@ -172,7 +172,7 @@ TABLE: tuple[Row, ...] = (
         "Cast, Sub zero point, Add of int32",
         "s; same axis",
         "distributive: s a + s b = s(a + b); unequal scales have no common integer grid",
-        moves.add,
+        elementwise.add_or_sub,
     ),
     Row(
         "Sub",
@@ -180,7 +180,7 @@ TABLE: tuple[Row, ...] = (
         "Cast, Sub zero point, Sub of int32",
         "s; same axis",
         "distributive: s a - s b = s(a - b)",
-        moves.sub,
+        elementwise.add_or_sub,
     ),
     Row(
         "Mul",
@@ -188,7 +188,7 @@ TABLE: tuple[Row, ...] = (
         "Cast, Sub zero point, Mul of int32",
         "s_a*s_b; same axis",
         "(s_a a)(s_b b) = s_a s_b (a b)",
-        moves.mul,
+        elementwise.mul,
     ),
     Row(
         "Mul",
@@ -196,7 +196,7 @@ TABLE: tuple[Row, ...] = (
         "nothing",
         "s*c; same axis",
         "c(s q) = (c s)q",
-        moves.mul_constant,
+        elementwise.mul_constant,
     ),
     Row(
         "Div",
@@ -204,7 +204,7 @@ TABLE: tuple[Row, ...] = (
         "nothing",
         "s/c; same axis",
         "(s q)/c = (s/c)q",
-        moves.div_constant,
+        elementwise.div_constant,
     ),
     Row(
         "Resize",
@@ -212,7 +212,7 @@ TABLE: tuple[Row, ...] = (
         "Resize",
         "s; same axis",
         _SELECTION,
-        moves.resize,
+        selection.resize,
     ),
     Row(
         "Resize",
@@ -232,7 +232,7 @@ TABLE: tuple[Row, ...] = (
         lif_op.spec.DOMAIN,
     ),
 )
-"""Every row; a new operator gets one here and a function in :mod:`export.passes.moves`."""
+"""Every row; a new operator gets one here and a move in ``export.passes.moves``."""
 
 
 def rows_of(node: ir.Node) -> list[Row]:

@@ -11,7 +11,7 @@ import lif_op.spec
 from export.passes.base import GraphPass, is_op
 from export.passes.dequantized import Emitter, Facts, Quantized, dequantized, infer, quantizer
 from export.passes.legality import lower
-from export.passes.moves import Illegal, Site
+from export.passes.moves.site import Illegal, Site
 
 
 class SinkDequantize(GraphPass):
