@@ -5,7 +5,7 @@ from quant.checkpoint import is_quantized_checkpoint, load_spec, save_spec
 from quant.conversion import quantize
 from quant.emulation import IntegerNetwork, IntegerState, IntegerStep
 from quant.errors import QuantError
-from quant.hybrid import HybridNetwork
+from quant.hybrid import HybridNetwork, network_of
 from quant.layers import GridSettings, LayerSettings, QuantConvLIF, QuantFlowHead
 from quant.network import QuantFireNet
 from quant.options import LayerOptions, QuantOptions
@@ -36,6 +36,7 @@ __all__ = [
     "load_qat",
     "load_spec",
     "measure_moments",
+    "network_of",
     "observe",
     "quantize",
     "save_qat",

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models import LIFState, ModelConfig, SpikingFireNet, lif_step
-from quant.emulation import IntegerNetwork, IntegerState
+from quant.emulation import IntegerNetwork
 from quant.errors import QuantError
+from quant.hybrid import network_of
 from quant.spec import CURRENT_ZERO_POINT, LayerSpec, NetworkSpec, membrane_limits
+from quant.stepping import NeuronState, SteppedNetwork
 
 _CURRENT_QUANTILE = 0.9999
 _SAMPLES = 50_000
@@ -39,11 +42,11 @@ class LayerCalibration:
 
 @dataclass(frozen=True)
 class LayerActivity:
-    """What one integer layer did on the calibration windows.
+    """What one quantized layer did on the calibration windows.
 
     spike_rate: share of neurons that fired. clipped_current: share of accumulators outside the
     range a current can have, that of its 8 bits included where it is requantized. saturated_mem:
-    share of membranes at a limit after the step.
+    share of membranes at a limit after the step. Float neurons have no limits: both are 0.
     """
 
     spike_rate: float
@@ -151,19 +154,19 @@ def _quantile(current: Tensor, generator: torch.Generator) -> float:
 
 
 def observe(spec: NetworkSpec, *sequences: Iterable[Tensor]) -> dict[str, LayerActivity]:
-    """Drive the integer network over sequences, state carried along each, and record each layer.
+    """Drive a quantized network over sequences, state carried along each, and record each layer.
 
     Args:
-        spec: the integer network.
+        spec: its integers.
         sequences: consecutive windows, uint8 [N, num_bins, H, W] each.
 
     Raises:
         QuantError: no windows.
     """
-    network = IntegerNetwork(spec)
+    network: SteppedNetwork[Any] = network_of(spec)
     rows: dict[str, list[tuple[float, float, float]]] = {layer.name: [] for layer in spec.layers}
     for windows in sequences:
-        states: dict[str, IntegerState] = {}
+        states: dict[str, Any] = {}
         for events in windows:
             x = events
             for layer in spec.layers:
@@ -171,7 +174,7 @@ def observe(spec: NetworkSpec, *sequences: Iterable[Tensor]) -> dict[str, LayerA
                 acc = network.accumulate(layer, x, before.spike)
                 after = states[layer.name] = network.fire(layer, acc, before.mem)
                 rows[layer.name].append(_activity(network, layer, acc, after))
-                x = after.spike
+                x = after.spike.to(torch.uint8)
     if not all(rows.values()):
         raise QuantError("observation needs at least one window of events")
     return {
@@ -180,12 +183,15 @@ def observe(spec: NetworkSpec, *sequences: Iterable[Tensor]) -> dict[str, LayerA
 
 
 def _activity(
-    network: IntegerNetwork, layer: LayerSpec, acc: Tensor, state: IntegerState
+    network: SteppedNetwork[Any], layer: LayerSpec, acc: Tensor, state: NeuronState
 ) -> tuple[float, float, float]:
+    spike_rate = float(state.spike.float().mean())
+    if not isinstance(network, IntegerNetwork):
+        return spike_rate, 0.0, 0.0
     lo, hi = membrane_limits(layer.mem_bits)
     saturated = (state.mem == lo) | (state.mem == hi)
     return (
-        float(state.spike.float().mean()),
+        spike_rate,
         float(_clipped(network, layer, acc).float().mean()),
         float(saturated.float().mean()),
     )

@@ -22,6 +22,7 @@ from quant.options import HEAD
 from quant.spec import (
     CURRENTS,
     DECAY_UNIT,
+    NEURONS,
     RESETS,
     ConvSpec,
     LayerSpec,
@@ -34,6 +35,7 @@ from quant.spec import (
 FORMAT = "spikedeploy-quantized-1"
 _PREFIX = "spikedeploy-quantized-"
 _FLOW_CHANNELS = 2
+_EXACT = "accumulator: the neurons are float"
 
 Array = npt.NDArray[Any]
 Value = TypeVar("Value")
@@ -82,6 +84,7 @@ def _header(spec: NetworkSpec) -> dict[str, Any]:
         "num_bins": spec.num_bins,
         "flow_scaling": spec.flow_scaling,
         "weight_bits": spec.weight_bits,
+        "neuron": spec.neuron,
         "checkpoint_sha256": spec.checkpoint_sha256,
         "layers": [
             {
@@ -94,6 +97,7 @@ def _header(spec: NetworkSpec) -> dict[str, Any]:
                 "reset": layer.reset,
                 "current": layer.current,
                 "current_scale": layer.current_scale,
+                "weight_bits": layer.weight_bits,
             }
             for layer in spec.layers
         ],
@@ -175,6 +179,10 @@ class _Fields:
             raise QuantError(f"{self.what} has {key} = {value!r}, expected {kind.__name__}")
         return value
 
+    def take_or(self, key: str, default: Value) -> Value:
+        """A field that files of older versions lack."""
+        return self.take(key, type(default)) if key in self._values else default
+
     def take_any(self, key: str) -> Any:
         if key not in self._values:
             raise QuantError(f"{self.what} has no {key!r}")
@@ -193,9 +201,10 @@ def _number(fields: _Fields, key: str) -> float:
 
 
 def _build(fields: _Fields, tensors: dict[str, Array]) -> NetworkSpec:
-    rows = fields.take("layers", list)
+    rows, weight_bits = fields.take("layers", list), fields.take("weight_bits", int)
     layers = tuple(
-        _layer(_Fields(f"layer {index}", row), tensors) for index, row in enumerate(rows)
+        _layer(_Fields(f"layer {index}", row), tensors, weight_bits)
+        for index, row in enumerate(rows)
     )
     head_fields = _Fields("the head", fields.take_any("head"))
     head = _conv(HEAD, head_fields, tensors)
@@ -205,10 +214,11 @@ def _build(fields: _Fields, tensors: dict[str, Array]) -> NetworkSpec:
         encoding=fields.take("encoding", str),
         num_bins=fields.take("num_bins", int),
         flow_scaling=_number(fields, "flow_scaling"),
-        weight_bits=fields.take("weight_bits", int),
+        weight_bits=weight_bits,
         layers=layers,
         head=head,
         checkpoint_sha256=fields.take("checkpoint_sha256", str),
+        neuron=fields.take_or("neuron", "integer"),
     )
     fields.done()
     if tensors:
@@ -216,7 +226,7 @@ def _build(fields: _Fields, tensors: dict[str, Array]) -> NetworkSpec:
     return spec
 
 
-def _layer(fields: _Fields, tensors: dict[str, Array]) -> LayerSpec:
+def _layer(fields: _Fields, tensors: dict[str, Array], weight_bits: int) -> LayerSpec:
     name = fields.take("name", str)
     fields.what = f"layer {name!r}"
     recurrent = fields.take("recurrent", bool)
@@ -234,6 +244,7 @@ def _layer(fields: _Fields, tensors: dict[str, Array]) -> LayerSpec:
         reset=fields.take("reset", str),
         current=fields.take("current", str),
         current_scale=scale,
+        weight_bits=fields.take_or("weight_bits", weight_bits),
     )
     fields.done()
     return layer
@@ -273,13 +284,18 @@ def check_spec(spec: NetworkSpec) -> None:
     scaling = spec.flow_scaling
     _demand(0 < scaling < math.inf, "flow_scaling", scaling, "a positive number")
     limit = weight_limit(spec.weight_bits)
+    _demand(spec.neuron in NEURONS, "neuron", spec.neuron, " or ".join(NEURONS))
     names = [layer.name for layer in spec.layers]
     _demand(bool(names), "layers", names, "at least one")
     fan_in = spec.num_bins
     for layer in spec.layers:
         _demand(layer.name not in ("", HEAD), "a layer's name", layer.name, "a name of its own")
         _demand(names.count(layer.name) == 1, "layers", names, "each name once")
-        _check_layer(layer, fan_in, limit)
+        few = 2 <= layer.weight_bits <= spec.weight_bits
+        _demand(few, f"{layer.name}.weight_bits", layer.weight_bits, f"2 to {spec.weight_bits}")
+        if spec.neuron == "float":
+            _demand(layer.current == "accumulator", f"{layer.name}.current", layer.current, _EXACT)
+        _check_layer(layer, fan_in, weight_limit(layer.weight_bits))
         fan_in = layer.channels
     _check_conv(HEAD, spec.head, fan_in, limit)
     shape = spec.head.weight.shape

@@ -31,6 +31,7 @@ from quant.spec import (
     derive_decay,
     derive_threshold,
     membrane_limits,
+    threshold_frac_bits,
 )
 
 CURRENT_LIMIT = 127
@@ -73,6 +74,7 @@ def quantize(
         layers=tuple(layers),
         head=_quantize_head(model, options, moments),
         checkpoint_sha256=model.checkpoint_sha256,
+        neuron=options.neuron,
     )
 
 
@@ -91,7 +93,10 @@ def _quantize_layer(
     threshold = _double(layer.effective_threshold())
     current_scale = _current_scale(name, options, calibration)
     unit = scale if current_scale is None else np.full(len(scale), current_scale)
-    frac_bits = _choose_frac_bits(name, bits, current_scale, unit, threshold, calibration)
+    if options.neuron == "float":
+        frac_bits = threshold_frac_bits(threshold, unit)
+    else:
+        frac_bits = _choose_frac_bits(name, bits, current_scale, unit, threshold, calibration)
     check_frac_bits(frac_bits, bits.mem_bits)
     return LayerSpec(
         name=name,
@@ -104,6 +109,7 @@ def _quantize_layer(
         reset=layer.reset,
         current=options.current,
         current_scale=current_scale,
+        weight_bits=bits.weight_bits,
     )
 
 

@@ -1,8 +1,7 @@
 """The integer network in PyTorch: the arithmetic of the integer neuron, one step at a time.
 
-Convolutions run in float32, which is exact while the sums stay within 2^24 (otherwise in
-float64), whatever autocast is on; everything after them runs in int32. Plain CPU arithmetic
-only: no TF32 or other reduced precision.
+Everything after the convolutions (:mod:`quant.stepping`) runs in int32. Plain CPU arithmetic only:
+no TF32 or other reduced precision.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from quant.errors import QuantError
-from quant.spec import CURRENT_ZERO_POINT, ConvSpec, LayerSpec, NetworkSpec, membrane_limits
+from quant.spec import CURRENT_ZERO_POINT, LayerSpec, NetworkSpec, membrane_limits
+from quant.stepping import SteppedNetwork
 
 _MEM_TYPES = {8: torch.int8, 16: torch.int16}
 
@@ -93,42 +92,20 @@ def requantize(acc: Tensor, multiplier: Tensor) -> Tensor:
     return (torch.round(real) + CURRENT_ZERO_POINT).clamp(0, 255).to(torch.uint8)
 
 
-def integer_conv(x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
-    """Integer convolution with zero padding of half the kernel; returns int32 sums.
-
-    Args:
-        x: uint8 [N, Cin, H, W].
-        weight: int8 [Cout, Cin, k, k].
-        stride: of both directions.
-        dtype: float32 where the sums stay within 2^24, else float64.
-    """
-    padding = weight.shape[2] // 2
-    with torch.autocast(x.device.type, enabled=False):
-        sums = functional.conv2d(x.to(dtype), weight.to(dtype), stride=stride, padding=padding)
-    return sums.to(torch.int32)
-
-
-class IntegerNetwork:
-    """A :class:`quant.spec.NetworkSpec` that runs.
+class IntegerNetwork(SteppedNetwork[IntegerState]):
+    """A :class:`quant.spec.NetworkSpec` that runs with integer neurons.
 
     Args:
         spec: all integers of the network.
+
+    Raises:
+        QuantError: a network whose neurons are float.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
-        self.spec = spec
-        self._dtype = torch.float32 if spec.exact_in_float32() else torch.float64
-
-    def _conv(self, x: Tensor, conv: ConvSpec) -> Tensor:
-        sums = integer_conv(x, torch.from_numpy(conv.weight), conv.stride, self._dtype)
-        return sums + torch.from_numpy(conv.bias).view(1, -1, 1, 1)
-
-    def accumulate(self, layer: LayerSpec, x: Tensor, spike_prev: Tensor) -> Tensor:
-        """Accumulator int32 [N, C, H, W] of one layer."""
-        acc = self._conv(x, layer.conv)
-        if layer.weight_rec is not None:
-            acc = acc + integer_conv(spike_prev, torch.from_numpy(layer.weight_rec), 1, self._dtype)
-        return acc
+        if spec.neuron != "integer":
+            raise QuantError("the network has float neurons; HybridNetwork computes it")
+        super().__init__(spec)
 
     def current(self, layer: LayerSpec, acc: Tensor) -> Tensor:
         """Accumulator to what the neuron receives, int32, in units of ``layer.current_unit``."""
@@ -137,10 +114,8 @@ class IntegerNetwork:
         quantized = requantize(acc, torch.from_numpy(layer.multiplier))
         return quantized.to(torch.int32) - CURRENT_ZERO_POINT
 
-    def initial_state(self, layer: LayerSpec, x: Tensor) -> IntegerState:
-        """Zero state of one layer for an input of x's batch and size."""
-        height, width = (-(-side // layer.conv.stride) for side in x.shape[2:])
-        shape = (x.shape[0], layer.channels, height, width)
+    def zero_state(self, layer: LayerSpec, shape: tuple[int, ...]) -> IntegerState:
+        """Zero state of one layer of that shape."""
         return IntegerState(
             torch.zeros(shape, dtype=_MEM_TYPES[layer.mem_bits]),
             torch.zeros(shape, dtype=torch.uint8),
@@ -158,16 +133,6 @@ class IntegerNetwork:
         )
         return IntegerState(after, spike)
 
-    def layer_step(self, layer: LayerSpec, x: Tensor, state: IntegerState) -> IntegerState:
-        """Advance one layer: x uint8 [N, Cin, H, W] and its state to the new state."""
-        return self.fire(layer, self.accumulate(layer, x, state.spike), state.mem)
-
-    def head(self, spike: Tensor) -> tuple[Tensor, Tensor]:
-        """Accumulator int32 and flow float32, both [N, 2, H, W], of the last layer's spikes."""
-        flow_acc = self._conv(spike, self.spec.head)
-        scale = torch.from_numpy(self.spec.head.weight_scale).float().view(1, -1, 1, 1)
-        return flow_acc, torch.tanh(flow_acc.float() * scale)
-
     @torch.no_grad()
     def step(self, events: Tensor, states: dict[str, IntegerState] | None = None) -> IntegerStep:
         """Advance by one window.
@@ -179,13 +144,6 @@ class IntegerNetwork:
         Raises:
             QuantError: events that are not uint8.
         """
-        if events.dtype != torch.uint8:
-            raise QuantError(f"events must be uint8 counts, got {events.dtype}")
-        states = {} if states is None else states
-        x, new_states = events, {}
-        for layer in self.spec.layers:
-            state = states.get(layer.name) or self.initial_state(layer, x)
-            new_states[layer.name] = self.layer_step(layer, x, state)
-            x = new_states[layer.name].spike
+        x, after = self.advance(self.spec.layers, events, {} if states is None else states)
         flow_acc, flow = self.head(x)
-        return IntegerStep(flow_acc, flow, new_states)
+        return IntegerStep(flow_acc, flow, after)

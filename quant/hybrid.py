@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from models import LIFState, lif_step
-from quant.emulation import IntegerNetwork
+from quant.emulation import IntegerNetwork, IntegerState
 from quant.errors import QuantError
 from quant.spec import LayerSpec, NetworkSpec
+from quant.stepping import SteppedNetwork
 
 
-class HybridNetwork:
+class HybridNetwork(SteppedNetwork[LIFState]):
     """A :class:`quant.spec.NetworkSpec` that runs with float neurons.
 
     Args:
-        spec: its convolutions are used as integers; its membrane bits do not matter.
+        spec: its convolutions are used as integers; the grid of its membranes only says what its
+            thresholds are. Integer neurons are replaced by float ones.
 
     Raises:
         QuantError: currents that are requantized.
@@ -32,14 +34,27 @@ class HybridNetwork:
         for layer in spec.layers:
             if layer.current != "accumulator":
                 raise QuantError(f"layer {layer.name!r} requantizes its current; hybrids do not")
-        self.spec = spec
-        self._integers = IntegerNetwork(spec)
+        super().__init__(spec)
 
-    def current(self, layer: LayerSpec, x: Tensor, spike_prev: Tensor) -> Tensor:
-        """Current in real units, float32 [N, C, H, W], of uint8 inputs and previous spikes."""
-        acc = self._integers.accumulate(layer, x, spike_prev)
+    def current(self, layer: LayerSpec, acc: Tensor) -> Tensor:
+        """Accumulator int32 to the current in real units, float32 [N, C, H, W]."""
         scale = torch.from_numpy(layer.conv.weight_scale).float()
         return acc.float() * scale.view(1, -1, 1, 1)
+
+    def zero_state(self, layer: LayerSpec, shape: tuple[int, ...]) -> LIFState:
+        """Zero state of one layer of that shape, float32."""
+        return LIFState(torch.zeros(shape), torch.zeros(shape))
+
+    def fire(self, layer: LayerSpec, acc: Tensor, mem: Tensor) -> LIFState:
+        """The neurons of one layer: accumulator and previous membrane to the new state."""
+        spike, after = lif_step(
+            self.current(layer, acc),
+            mem,
+            torch.from_numpy(layer.real_beta),
+            torch.from_numpy(layer.real_threshold),
+            layer.reset,
+        )
+        return LIFState(after, spike)
 
     @torch.no_grad()
     def step(
@@ -57,20 +72,10 @@ class HybridNetwork:
         Raises:
             QuantError: events that are not uint8.
         """
-        if events.dtype != torch.uint8:
-            raise QuantError(f"events must be uint8 counts, got {events.dtype}")
-        before = {} if states is None else states
-        x, after = events, {}
-        for layer in self.spec.layers:
-            zero = self._integers.initial_state(layer, x).spike
-            state = before.get(layer.name) or LIFState(zero.float(), zero.float())
-            spike, mem = lif_step(
-                self.current(layer, x, state.spike.to(torch.uint8)),
-                state.mem,
-                torch.from_numpy(layer.real_beta),
-                torch.from_numpy(layer.real_threshold),
-                layer.reset,
-            )
-            after[layer.name] = LIFState(mem, spike)
-            x = spike.to(torch.uint8)
-        return self._integers.head(x)[1], after
+        x, after = self.advance(self.spec.layers, events, {} if states is None else states)
+        return self.head(x)[1], after
+
+
+def network_of(spec: NetworkSpec) -> SteppedNetwork[IntegerState] | SteppedNetwork[LIFState]:
+    """The network that computes a spec with the neurons it says it has."""
+    return HybridNetwork(spec) if spec.neuron == "float" else IntegerNetwork(spec)

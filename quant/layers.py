@@ -2,7 +2,8 @@
 
 Each layer holds float shadows of its weights, biases, decays and thresholds. Every forward, in
 training as in evaluation, computes with the integers that ``spec`` reports, as integer-valued
-float32; gradients reach the shadows straight through the rounding.
+float32; gradients reach the shadows straight through the rounding. With float neurons only the
+convolution computes in integers, and membranes are in real units.
 
 For graphs in real units (QDQ), each layer holds its convolution as a ``brevitas.nn.QuantConv2d``
 over the channels of ``torch.cat([x, previous spikes], 1)``, so that
@@ -27,7 +28,7 @@ from brevitas.nn import QuantIdentity
 from brevitas.quant import Int8ActPerTensorFloat
 from torch import Tensor, nn
 
-from models import ConvLIF, LIFState
+from models import ConvLIF, LIFState, lif_step
 from models.lif import MIN_THRESHOLD
 from quant.errors import QuantError
 from quant.grid_conv import GridConv, Weights, conv_spec, double, like
@@ -35,12 +36,15 @@ from quant.quantizers import SMALLEST_SCALE, WEIGHT_SCALES, concatenated
 from quant.spec import (
     DECAY_UNIT,
     EXACT_FLOAT32,
+    NEURONS,
     ConvSpec,
     Float64,
     LayerSpec,
     check_frac_bits,
     derive_decay,
     derive_threshold,
+    real_threshold,
+    threshold_frac_bits,
 )
 from quant.straight_through import Grid, integer_lif, replace, requantize
 
@@ -67,21 +71,27 @@ class GridSettings:
 
     weight_scale: "max", the largest weight of a channel decides its scale; or "learned", the scale
     is a parameter. learn_range: fractional bits and scales of uint8 currents are parameters.
+    neuron: "integer", or "float" where only the convolutions are quantized.
     """
 
     weight_scale: str = "max"
     learn_range: bool = False
+    neuron: str = "integer"
 
     def check(self) -> None:
-        """Raise QuantError for an unknown way to find weight scales."""
+        """Raise QuantError for a value that is not known, or ranges that float neurons lack."""
         if self.weight_scale not in WEIGHT_SCALES:
             raise QuantError(
                 f"weight_scale must be {' or '.join(WEIGHT_SCALES)}, got {self.weight_scale!r}"
             )
+        if self.neuron not in NEURONS:
+            raise QuantError(f"neuron must be {' or '.join(NEURONS)}, got {self.neuron!r}")
+        if self.neuron == "float" and self.learn_range:
+            raise QuantError("float neurons have no ranges to learn; leave out learn_range")
 
 
 class QuantConvLIF(nn.Module):
-    """Convolution and integer LIF neurons, trained on their grid.
+    """Integer convolution and LIF neurons, integer or float, trained on their grid.
 
     Args:
         in_channels, channels, kernel_size, recurrent, stride, reset: as of
@@ -95,7 +105,7 @@ class QuantConvLIF(nn.Module):
         beta, threshold: float32 [C], shadows in real units.
 
     Raises:
-        QuantError: impossible bit widths.
+        QuantError: impossible bit widths, or uint8 currents with float neurons.
     """
 
     log2_gain: Tensor
@@ -118,7 +128,9 @@ class QuantConvLIF(nn.Module):
         check_frac_bits(settings.frac_bits, settings.mem_bits)
         self.in_channels, self.channels, self.kernel_size = in_channels, channels, kernel_size
         self.recurrent, self.stride, self.reset, self.x_max = recurrent, stride, reset, x_max
-        self.settings = settings
+        self.settings, self.neuron = settings, network.neuron
+        if self.neuron == "float" and settings.current_scale is not None:
+            raise QuantError("float neurons take the accumulator; uint8 currents need integer ones")
         self.conv = GridConv(
             in_channels + channels * recurrent,
             channels,
@@ -147,10 +159,12 @@ class QuantConvLIF(nn.Module):
 
     @property
     def frac_bits(self) -> int:
-        """Fractional bits of the membrane."""
-        return round(float(self._frac_bits().detach()))
+        """Fractional bits of the membrane; of a float one, of the grid its thresholds lie on."""
+        return self.grid(self.conv.grid()).frac_bits
 
-    def _frac_bits(self) -> Tensor:
+    def _soft_frac_bits(self, threshold: Tensor, unit: Tensor) -> Tensor:
+        if self.neuron == "float":
+            return torch.tensor(float(threshold_frac_bits(double(threshold), double(unit))))
         return self.log2_gain.clamp(-15, self.settings.mem_bits - 2)
 
     def _current_scale(self) -> Tensor:
@@ -172,13 +186,14 @@ class QuantConvLIF(nn.Module):
 
     def grid(self, weights: Weights) -> Grid:
         """Decay, threshold and unit on the integer grid, as tensors with gradients."""
-        f = self.frac_bits
-        soft_gain = torch.exp2(self._frac_bits())
-        gain = replace(soft_gain, torch.full_like(soft_gain, 2.0**f))
         unit = weights.scale
         if self.current == "uint8":
             unit = self._current_scale().expand(self.channels)
         threshold = self.threshold.clamp_min(MIN_THRESHOLD)
+        soft_bits = self._soft_frac_bits(threshold, unit)
+        f = round(float(soft_bits.detach()))
+        soft_gain = torch.exp2(soft_bits)
+        gain = replace(soft_gain, torch.full_like(soft_gain, 2.0**f))
         soft_threshold = threshold * gain / unit
         beta = self.beta.clamp(0.0, 1.0)
         decay = derive_decay(double(beta))
@@ -196,10 +211,12 @@ class QuantConvLIF(nn.Module):
 
         Args:
             x: [N, in_channels, H, W], event counts or spikes.
-            state: of the previous step, the membrane in integer units; None for the zero state.
+            state: of the previous step, the membrane in integer units, or in real ones where the
+                neurons are float; None for the zero state.
 
         Returns:
-            spikes float32 [N, C, H', W'] and the new state, integer-valued float32.
+            spikes float32 [N, C, H', W'] and the new state, with integer neurons integer-valued
+            float32.
 
         Raises:
             QuantError: sums that float32 does not hold exactly.
@@ -211,6 +228,9 @@ class QuantConvLIF(nn.Module):
             self._check_exact(weights)
             both = torch.cat([x, state.spike.float()], 1) if self.recurrent else x
             current = self.conv.accumulate(both, weights)
+            if self.neuron == "float":
+                spike, mem = self._float_neurons(current, state.mem.float(), weights)
+                return spike, LIFState(mem, spike)
             if self.current == "uint8":
                 current = requantize(current, weights.scale / self._current_scale())
             spike, mem = integer_lif(
@@ -221,6 +241,18 @@ class QuantConvLIF(nn.Module):
                 self.reset,
             )
         return spike, LIFState(mem, spike)
+
+    def _float_neurons(self, acc: Tensor, mem: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        """The arithmetic of :class:`quant.HybridNetwork`."""
+        grid, threshold = self.grid(weights), self.threshold.clamp_min(MIN_THRESHOLD)
+        real = real_threshold(double(grid.threshold).astype(np.int32), double(grid.unit))
+        return lif_step(
+            acc * weights.scale.view(1, -1, 1, 1),
+            mem,
+            grid.decay / DECAY_UNIT,
+            replace(threshold, torch.from_numpy(real).to(threshold)),
+            self.reset,
+        )
 
     def _check_exact(self, weights: Weights) -> None:
         magnitude = weights.weight.detach().abs().double().sum(dim=(2, 3))
@@ -250,6 +282,7 @@ class QuantConvLIF(nn.Module):
             reset=self.reset,
             current=self.current,
             current_scale=float(self._current_scale()) if self.current == "uint8" else None,
+            weight_bits=self.settings.weight_bits,
         )
 
     def current_quantizer(self) -> QuantIdentity:

@@ -82,13 +82,17 @@ class QuantFireNet(nn.Module):
         Args:
             model: float network in canonical form.
             options, calibration, moments: as of :func:`quant.quantize`.
-            settings: how scales and ranges are found from here on.
+            settings: how scales and ranges are found from here on; the neuron is the options'.
 
         Raises:
             QuantError: as :func:`quant.quantize`; a scale search with weight_scale "max"; one scale
-                per tensor.
+                per tensor; options and settings for different neurons.
         """
-        settings = GridSettings() if settings is None else settings
+        settings = GridSettings(neuron=options.neuron) if settings is None else settings
+        if settings.neuron != options.neuron:
+            raise QuantError(
+                f"options are for {options.neuron} neurons, settings for {settings.neuron} ones"
+            )
         if options.scale_search and settings.weight_scale != "learned":
             raise QuantError("searched scales need weight_scale learned; max finds its own")
         if options.per_tensor:
@@ -138,10 +142,11 @@ class QuantFireNet(nn.Module):
         Args:
             events: [N, num_bins, H, W], event counts, at most 127.
             states: per layer, of the previous step; None for the zero state. Membranes are in
-                integer units.
+                integer units, or in real ones where the neurons are float.
 
         Returns:
-            flow float32 [N, 2, H, W] in (-1, 1), and the new states, integer-valued float32.
+            flow float32 [N, 2, H, W] in (-1, 1), and the new states, with integer neurons
+            integer-valued float32.
         """
         x, new_states = self._spikes(events, {} if states is None else states)
         return self.pred(x), new_states
@@ -174,6 +179,7 @@ class QuantFireNet(nn.Module):
             layers=tuple(layer.spec(name) for name, layer in self.named_layers()),
             head=self.pred.spec(),
             checkpoint_sha256=self.checkpoint_sha256,
+            neuron=self.settings.neuron,
         )
         if not spec.exact_in_float32():
             raise QuantError("sums exceed the 2^24 that float32 holds exactly")

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from quant.errors import QuantError
-from quant.spec import CURRENTS, membrane_limits, weight_limit
+from quant.spec import CURRENTS, NEURONS, membrane_limits, weight_limit
 
 HEAD = "pred"
 """Name of the flow head, which has weight bits only."""
@@ -39,7 +39,8 @@ class QuantOptions:
     16-bit membranes and currents "accumulator", else calibrated. current: "accumulator" or
     "uint8". scale_search: choose each channel's weight scale by search instead of by its largest
     weight. layers: exceptions by layer name; the flow head is "pred". per_tensor: one weight scale
-    per layer instead of one per output channel.
+    per layer instead of one per output channel. neuron: "integer", or "float" to quantize the
+    convolutions only; there are then no integer membranes or uint8 currents to choose.
     """
 
     weight_bits: int = 7
@@ -49,6 +50,7 @@ class QuantOptions:
     scale_search: bool = False
     layers: Mapping[str, LayerOptions] = field(default_factory=lambda: MappingProxyType({}))
     per_tensor: bool = False
+    neuron: str = "integer"
 
     def of(self, name: str) -> LayerBits:
         """What holds for a layer."""
@@ -63,9 +65,11 @@ class QuantOptions:
         """Refuse options that no network of these layers can have.
 
         Raises:
-            QuantError: impossible bits, an unknown current mode, or an exception for a layer that
-                is not there.
+            QuantError: impossible bits, an unknown current mode or neuron, an exception for a layer
+                that is not there, or a choice that float neurons do not have.
         """
+        if self.neuron not in NEURONS:
+            raise QuantError(f"neuron must be {' or '.join(NEURONS)}, got {self.neuron!r}")
         if self.current not in CURRENTS:
             raise QuantError(f"current must be one of {', '.join(CURRENTS)}, got {self.current!r}")
         if self.per_tensor and self.scale_search:
@@ -78,6 +82,19 @@ class QuantOptions:
             bits = self.of(name)
             weight_limit(bits.weight_bits)
             membrane_limits(bits.mem_bits)
+            if self.neuron == "float":
+                _check_float_neuron(name, bits, self.current)
+
+
+def _check_float_neuron(name: str, bits: LayerBits, current: str) -> None:
+    """Refuse what only integer neurons have."""
+    if current != "accumulator":
+        raise QuantError("float neurons take the accumulator; uint8 currents need neuron integer")
+    if (bits.mem_bits, bits.frac_bits) != (16, None):
+        raise QuantError(
+            f"layer {name!r}: float neurons have float32 membranes; leave mem_bits at 16 and "
+            "frac_bits open, or use neuron integer"
+        )
 
 
 DEFAULT_OPTIONS = QuantOptions()

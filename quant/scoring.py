@@ -1,4 +1,4 @@
-"""How well an integer network does on recordings: its flow's error in pixels.
+"""How well a quantized network does on recordings: its flow's error in pixels.
 
 Where any recording has ground truth the error is the average end-point error (AEE) against it, over
 all scored pixels of these recordings. Otherwise it is the distance to the flow of the float network
@@ -8,6 +8,7 @@ on pixels with events, which tells agreement and not quality: see docs/quantizat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from models import SpikingFireNet
 from quant.calibration import float_steps
-from quant.emulation import IntegerNetwork, IntegerState
 from quant.errors import QuantError
+from quant.hybrid import network_of
 from quant.recordings import WARMUP_WINDOWS, Recording, Truth
 from quant.spec import NetworkSpec
 
@@ -28,7 +29,7 @@ Inputs = list[list[Tensor]]
 
 
 class Scorer:
-    """Scores integer networks that stem from one float network.
+    """Scores quantized networks that stem from one float network.
 
     Args:
         model: float network in canonical form.
@@ -96,22 +97,19 @@ class Scorer:
 
         Whoever varies one layer computes those before it once.
         """
-        network = IntegerNetwork(spec)
+        network = network_of(spec)
         outputs = []
         for windows in inputs:
-            states: dict[str, IntegerState] = {}
+            states: dict[str, Any] = {}
             spikes = []
             for x in windows:
-                for layer in spec.layers[first:last]:
-                    state = states.get(layer.name) or network.initial_state(layer, x)
-                    states[layer.name] = network.layer_step(layer, x, state)
-                    x = states[layer.name].spike
-                spikes.append(x)
+                spike, states = network.advance(spec.layers[first:last], x, states)
+                spikes.append(spike)
             outputs.append(spikes)
         return outputs
 
     def error(self, spec: NetworkSpec, inputs: Inputs | None = None, first: int = 0) -> float:
-        """Error of an integer network, pixels.
+        """Error of a quantized network, pixels.
 
         Args:
             spec: the integers.
@@ -119,7 +117,7 @@ class Scorer:
             first: number of that layer; the number of layers for the flow head.
         """
         inputs = self.inputs() if inputs is None else inputs
-        network = IntegerNetwork(spec)
+        network = network_of(spec)
         spikes = self.advance(spec, inputs, first, len(spec.layers))
         return self._error(lambda r, i: network.head(spikes[r][i])[1][0].numpy())
 

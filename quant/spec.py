@@ -23,6 +23,7 @@ and the threshold is derived with ``s_y`` in place of ``s_w``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +44,7 @@ MEM_BITS = (8, 16)
 CURRENTS = ("accumulator", "uint8")
 CURRENT_ZERO_POINT = 128
 RESETS = ("zero", "subtract", "none")
+NEURONS = ("integer", "float")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class LayerSpec:
     for coarse membranes. mem_bits: 8 or 16. reset: "zero", "subtract" or "none". current:
     "accumulator", or "uint8" where the accumulator is requantized before the neuron.
     current_scale: s_y, the real value of one unit of an uint8 current, a float32 value; None in
-    mode "accumulator".
+    mode "accumulator". weight_bits: of the layer's weights.
     """
 
     name: str
@@ -97,6 +99,7 @@ class LayerSpec:
     reset: str
     current: str = "accumulator"
     current_scale: float | None = None
+    weight_bits: int = 8
 
     @property
     def current_unit(self) -> Float64:
@@ -119,12 +122,8 @@ class LayerSpec:
     def real_threshold(self) -> Float32:
         """Threshold in real units, float32 [C], from which :func:`derive_threshold` gives
         ``threshold`` again.
-
-        A float neuron's threshold is positive, so 0 is written as half a unit of the membrane: no
-        membrane on the grid lies between the two.
         """
-        units = np.where(self.threshold > 0, self.threshold.astype(np.float64), 0.5)
-        return (units * self.membrane_unit).astype(np.float32)
+        return real_threshold(self.threshold, self.membrane_unit)
 
     @property
     def multiplier(self) -> Float32:
@@ -155,7 +154,10 @@ class NetworkSpec:
     """All integers of a network.
 
     weight_bits: of the layer, or the flow head, that has most. head: the flow head's convolution;
-    flow = tanh(acc * weight_scale).
+    flow = tanh(acc * weight_scale). neuron: "integer", or "float" where only the convolutions
+    compute in integers: neurons then take ``float32(acc) * float32(s_w)`` with ``real_beta`` and
+    ``real_threshold``, membranes are float32, and mem_bits and frac_bits of the layers say only on
+    which grid their thresholds are written.
     """
 
     model: str
@@ -166,6 +168,7 @@ class NetworkSpec:
     layers: tuple[LayerSpec, ...]
     head: ConvSpec
     checkpoint_sha256: str = field(default="")
+    neuron: str = "integer"
 
     def exact_in_float32(self) -> bool:
         """Whether every convolution sum is an integer that float32 holds exactly."""
@@ -210,6 +213,31 @@ def derive_threshold(
     _, hi = membrane_limits(mem_bits)
     x = threshold * 2.0**frac_bits / current_unit
     return np.minimum(np.floor(x * (1 + THRESHOLD_SLACK)), hi).astype(np.int32)
+
+
+def real_threshold(threshold: Int32, membrane_unit: Float64) -> Float32:
+    """Integer thresholds [C] in real units, float32 [C].
+
+    A float neuron's threshold is positive, so 0 is written as half a unit of the membrane: no
+    membrane on the grid lies between the two.
+    """
+    units = np.where(threshold > 0, threshold.astype(np.float64), 0.5)
+    return (units * membrane_unit).astype(np.float32)
+
+
+def threshold_frac_bits(threshold: Float64, current_unit: Float64) -> int:
+    """Fractional bits of the finest 16-bit grid that holds every threshold of a float neuron.
+
+    Membranes are not on the grid, so fine costs nothing. At least 0, which integer neurons have:
+    a channel whose unit is tiny does not coarsen the others.
+
+    Args:
+        threshold: float64 [C], positive, real units.
+        current_unit: float64 [C], s_w.
+    """
+    _, hi = membrane_limits(16)
+    finest = math.floor(math.log2(hi / float((threshold / current_unit).max())))
+    return min(max(finest, 0), 14)
 
 
 def derive_bias(bias: Float64, weight_scale: Float64) -> Int32:

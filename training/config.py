@@ -96,8 +96,8 @@ class QuantSection(_Section):
     """Training on the integer grid (QAT); its presence asks for it.
 
     init: float checkpoint to start from; without it the shipped weights of model.name.
-    weight_bits, mem_bits, frac_bits, current: as of ``quant.QuantOptions``; ranges that are not
-    given are calibrated on calibration_scenes training scenes. weight_scale, learn_range: as of
+    weight_bits, mem_bits, frac_bits, current, neuron: as of ``quant.QuantOptions``; ranges that are
+    not given are calibrated on calibration_scenes training scenes. weight_scale, learn_range: as of
     ``quant.GridSettings``. freeze: groups of parameters that stay as they are.
     """
 
@@ -106,6 +106,7 @@ class QuantSection(_Section):
     mem_bits: Literal[8, 16] = 16
     frac_bits: int | None = None
     current: Literal["accumulator", "uint8"] = "accumulator"
+    neuron: Literal["integer", "float"] = "integer"
     weight_scale: Literal["max", "learned"] = "max"
     learn_range: bool = False
     calibration_scenes: PositiveInt = 2

@@ -48,6 +48,7 @@ def network_on_grid(name: str, section: QuantSection, train: list[Sequence]) -> 
         section.frac_bits,
         section.current,
         scale_search=learned,
+        neuron=section.neuron,
     )
     chosen = train[: section.calibration_scenes]
     windows = [[torch.from_numpy(counts)[None].float() for counts in s.counts] for s in chosen]
@@ -56,7 +57,7 @@ def network_on_grid(name: str, section: QuantSection, train: list[Sequence]) -> 
         options,
         calibrate(source, *windows),
         measure_moments(source, *windows) if learned else None,
-        settings=GridSettings(section.weight_scale, section.learn_range),
+        settings=GridSettings(section.weight_scale, section.learn_range, section.neuron),
     )
     for group in section.freeze:
         for parameter in _group(model, group):

@@ -16,6 +16,7 @@ import torch
 
 from models import save_checkpoint
 from quant import (
+    HybridNetwork,
     IntegerNetwork,
     LayerOptions,
     NetworkSpec,
@@ -24,6 +25,7 @@ from quant import (
     calibrate,
     is_quantized_checkpoint,
     load_spec,
+    network_of,
     quantize,
     save_spec,
 )
@@ -68,6 +70,31 @@ def test_everything_comes_back(
         np.testing.assert_array_equal(after[key], value, err_msg=key, strict=True)
     again = save_spec(loaded, tmp_path / "again.safetensors")
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_files_without_bits_of_layers_and_neurons(spec: NetworkSpec, tmp_path: Path) -> None:
+    """Older ones: every layer has the network's bits, and neurons are integer."""
+
+    def age(header: dict[str, Any]) -> None:
+        del header["neuron"]
+        for row in header["layers"]:
+            del row["weight_bits"]
+
+    assert [layer.weight_bits for layer in spec.layers] == [4, 8, 4, 4, 4]
+    old = load_spec(damaged(spec, tmp_path / "q.safetensors", change=age))
+    assert old.neuron == "integer" and {layer.weight_bits for layer in old.layers} == {8}
+    again = [replace(layer, weight_bits=8) for layer in spec.layers]
+    for one, other in zip(again, old.layers, strict=True):
+        np.testing.assert_array_equal(one.conv.weight, other.conv.weight)
+        assert (one.frac_bits, one.current_scale) == (other.frac_bits, other.current_scale)
+
+
+def test_the_neuron_is_remembered(active_network: Make, tmp_path: Path) -> None:
+    spec = quantize(active_network("LIFFireNet_short"), QuantOptions(neuron="float"))
+    loaded = load_spec(save_spec(spec, tmp_path / "q.safetensors"))
+    assert loaded.neuron == "float" and isinstance(network_of(loaded), HybridNetwork)
+    with pytest.raises(QuantError, match="has float neurons; HybridNetwork computes it"):
+        IntegerNetwork(loaded)
 
 
 def test_the_loaded_network_runs(spec: NetworkSpec, moving_counts: Make, tmp_path: Path) -> None:
@@ -187,7 +214,15 @@ def drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
         (put("flow_scaling", value=0), "flow_scaling is 0.0"),
         (put("flow_scaling", value="x"), "flow_scaling = 'x', expected a number"),
         (put("weight_bits", value=9), "weight bits must be 2 to 8, got 9"),
-        (put("weight_bits", value=4), r"G1\.weight's range .* expected -7 to 7"),
+        (put("weight_bits", value=4), r"G1\.weight_bits is 8, expected 2 to 4"),
+        (put("layers", 1, "weight_bits", value=4), r"G1\.weight's range .* expected -7 to 7"),
+        (put("layers", 1, "weight_bits", value=1), r"G1\.weight_bits is 1, expected 2 to 8"),
+        (put("layers", 1, "weight_bits", value="8"), "has weight_bits = '8', expected int"),
+        (put("neuron", value="soft"), "neuron is 'soft', expected integer or float"),
+        (
+            put("neuron", value="float"),
+            r"head\.current is 'uint8', expected accumulator: the neuro",
+        ),
         (put("layers", value=[]), "unexpected tensor 'G1.bias'"),
         (put("layers", 1, value=7), "layer 1 is no JSON object"),
         (put("layers", 1, "name", value="head"), "unexpected tensor|missing tensor|each name once"),

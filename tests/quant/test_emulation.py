@@ -22,7 +22,8 @@ from quant import (
     QuantOptions,
     quantize,
 )
-from quant.emulation import integer_conv, integer_lif
+from quant.emulation import integer_lif
+from quant.stepping import integer_conv
 
 INT32 = (-(2**31), 2**31 - 1)
 TYPES = {np.int16: torch.int16, np.int8: torch.int8}

@@ -11,8 +11,16 @@ import torch
 
 import lif_op.spec
 from models import LIFState
-from quant import HybridNetwork, QuantError, QuantOptions, calibrate, quantize
-from quant.spec import derive_threshold
+from quant import (
+    HybridNetwork,
+    LayerOptions,
+    QuantError,
+    QuantOptions,
+    calibrate,
+    observe,
+    quantize,
+)
+from quant.spec import derive_threshold, threshold_frac_bits
 
 Make = Callable[..., Any]
 EPS = float(np.finfo(np.float32).eps)
@@ -96,6 +104,50 @@ def test_real_thresholds_give_the_integers_back(active_network: Make) -> None:
         again = derive_threshold(real, layer.current_unit, layer.frac_bits, layer.mem_bits)
         np.testing.assert_array_equal(again, layer.threshold)
         np.testing.assert_array_equal(layer.real_beta * 256, layer.decay)
+
+
+def test_thresholds_of_float_neurons_are_fine(active_network: Make) -> None:
+    """On the finest grid of 16 bits that holds the largest, and at least one unit of the sum."""
+    model = active_network()
+    spec = quantize(model, QuantOptions(8, neuron="float"))
+    for (_, layer), own in zip(model.named_layers(), spec.layers, strict=True):
+        assert 2**13 <= own.threshold.max() < 2**15 and own.frac_bits > 0
+        real = layer.effective_threshold().detach().double().numpy()
+        below = real * (1 + 2.0**-22) - own.real_threshold
+        assert (below >= 0).all() and (below <= own.membrane_unit * (1 + 1e-6)).all()
+    unit = np.array([1e-9, 0.1])
+    assert threshold_frac_bits(np.ones(2), unit) == 0
+    assert threshold_frac_bits(np.ones(2), np.ones(2)) == 14
+
+
+def test_options_of_float_neurons(active_network: Make) -> None:
+    model = active_network("LIFFireNet_short")
+    for options in (
+        QuantOptions(7, 8, neuron="float"),
+        QuantOptions(7, 16, 3, neuron="float"),
+        QuantOptions(neuron="float", layers={"G1": LayerOptions(mem_bits=8)}),
+    ):
+        with pytest.raises(QuantError, match="float neurons have float32 membranes; leave mem_bi"):
+            quantize(model, options)
+    with pytest.raises(QuantError, match="float neurons take the accumulator; uint8 currents need"):
+        quantize(model, QuantOptions(current="uint8", neuron="float"))
+    with pytest.raises(QuantError, match="neuron must be integer or float, got 'soft'"):
+        quantize(model, QuantOptions(neuron="soft"))
+
+
+def test_observation(active_network: Make, moving_counts: Make) -> None:
+    """The neurons that the network says it has; float ones have no limits to reach."""
+    spec = quantize(active_network("LIFFireNet_short"), QuantOptions(neuron="float"))
+    windows = [torch.from_numpy(window) for window in moving_counts(12, (9, 11))]
+    network, states = HybridNetwork(spec), None
+    fired = dict.fromkeys((layer.name for layer in spec.layers), 0.0)
+    for events in windows:
+        _, states = network.step(events, states)
+        for name, state in states.items():
+            fired[name] += float(state.spike.mean()) / len(windows)
+    for name, seen in observe(spec, windows).items():
+        assert seen.spike_rate == pytest.approx(fired[name]) and seen.spike_rate > 0
+        assert (seen.clipped_current, seen.saturated_mem) == (0, 0)
 
 
 def test_refusals(active_network: Make, moving_counts: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from models import LIFState
 from quant import (
     GridSettings,
+    HybridNetwork,
     IntegerNetwork,
     IntegerState,
     LayerOptions,
@@ -100,10 +102,51 @@ def test_a_thousand_steps(active_network: Make, moving_counts: Make) -> None:
         assert min(compare(model, moving_counts, 1000).values()) > 0
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("options", "weight_scale", "config"),
+    [
+        (QuantOptions(neuron="float"), "max", {}),
+        (QuantOptions(4, neuron="float"), "learned", {"reset": "subtract"}),
+        (QuantOptions(8, neuron="float"), "learned", {"reset": "none"}),
+        (QuantOptions(7, neuron="float", layers={"G1": LayerOptions(3)}), "max", {}),
+    ],
+)
+def test_float_neurons_compute_what_the_hybrid_network_does(
+    options: QuantOptions,
+    weight_scale: str,
+    config: dict[str, Any],
+    training: bool,
+    active_network: Make,
+    moving_counts: Make,
+) -> None:
+    """Bit for bit over a sequence, before and after updates."""
+    settings = GridSettings(weight_scale, neuron="float")
+    model = on_grid(active_network, moving_counts, options, settings, **config).train(training)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(2):
+        network, rates = HybridNetwork(model.spec()), dict.fromkeys(model.layers, 0.0)
+        states: dict[str, LIFState] = {}
+        expected: dict[str, LIFState] = {}
+        for events in moving_counts(STEPS, (11, 13), 3):
+            with torch.no_grad():
+                flow, states = model.step(torch.from_numpy(events).float(), states)
+            wanted, expected = network.step(torch.from_numpy(events), expected)
+            assert torch.equal(flow, wanted)
+            for name, state in states.items():
+                assert torch.equal(state.mem, expected[name].mem), name
+                assert torch.equal(state.spike, expected[name].spike), name
+                rates[name] += float(state.spike.mean())
+        assert min(rates.values()) > 0
+        losses_gradient(model, moving_counts)
+        optimizer.step()
+
+
 def same_spec(first: Any, second: Any) -> None:
-    assert (first.model, first.weight_bits) == (second.model, second.weight_bits)
+    for key in ("model", "weight_bits", "neuron"):
+        assert getattr(first, key) == getattr(second, key)
     for one, other in zip(first.layers, second.layers, strict=True):
-        for key in ("frac_bits", "mem_bits", "reset", "current", "current_scale"):
+        for key in ("frac_bits", "mem_bits", "reset", "current", "current_scale", "weight_bits"):
             assert getattr(one, key) == getattr(other, key)
         np.testing.assert_array_equal(one.decay, other.decay)
         np.testing.assert_array_equal(one.threshold, other.threshold)
@@ -127,6 +170,8 @@ def same_spec(first: Any, second: Any) -> None:
         (QuantOptions(4, 16, current="uint8"), "max"),
         (QuantOptions(8, 16), "learned"),
         (QuantOptions(4, 16, scale_search=True), "learned"),
+        (QuantOptions(7, layers={"G1": LayerOptions(4), "R1a": LayerOptions(5)}), "max"),
+        (QuantOptions(4, neuron="float"), "max"),
     ],
 )
 def test_training_starts_at_the_quantized_network(
@@ -137,7 +182,7 @@ def test_training_starts_at_the_quantized_network(
         model.layers["R1a"].weight[1] = 0
     windows = [torch.from_numpy(window).float() for window in moving_counts(12, (16, 20))]
     calibration = calibrate(model, windows)
-    settings = GridSettings(weight_scale)
+    settings = GridSettings(weight_scale, neuron=options.neuron)
     trained = QuantFireNet.from_float(model, options, calibration, None, settings)
     same_spec(trained.spec(), quantize(model, options, calibration))
 
@@ -156,6 +201,7 @@ def losses_gradient(model: QuantFireNet, counts: Make) -> None:
         (QuantOptions(4, 16), GridSettings("learned", True)),
         (QuantOptions(8, 8, -2), GridSettings("max", True)),
         (QuantOptions(8, 16, current="uint8"), GridSettings("learned", True)),
+        (QuantOptions(4, neuron="float"), GridSettings("learned", neuron="float")),
     ],
 )
 def test_gradients_reach_every_parameter(
@@ -220,6 +266,17 @@ def test_autocast_changes_nothing(active_network: Make, moving_counts: Make) -> 
         assert min(compare(model, moving_counts).values()) > 0
 
 
+def test_a_checkpoint_remembers_bits_and_neuron(active_network: Make, tmp_path: Any) -> None:
+    options = QuantOptions(7, layers={"G1": LayerOptions(4), "pred": LayerOptions(8)})
+    for neuron in ("integer", "float"):
+        model = QuantFireNet.from_float(active_network(NAME), replace(options, neuron=neuron))
+        loaded = load_qat(save_qat(model, tmp_path / "qat.safetensors"))
+        same_spec(loaded.spec(), model.spec())
+        assert loaded.spec().neuron == neuron
+        assert [layer.weight_bits for layer in loaded.spec().layers] == [7, 4, 7, 7, 7]
+        assert loaded.spec().weight_bits == 8
+
+
 @pytest.mark.parametrize("settings", [GridSettings(), GridSettings("learned", True)])
 def test_a_checkpoint_brings_everything_back(
     settings: GridSettings, active_network: Make, moving_counts: Make, tmp_path: Any
@@ -263,6 +320,13 @@ def test_impossible_settings(active_network: Make, moving_counts: Make) -> None:
         QuantFireNet.from_float(model, QuantOptions(scale_search=True))
     with pytest.raises(QuantError, match="training finds weight scales per channel"):
         QuantFireNet.from_float(model, QuantOptions(per_tensor=True))
+    with pytest.raises(QuantError, match="neuron must be integer or float, got 'soft'"):
+        GridSettings(neuron="soft").check()
+    with pytest.raises(QuantError, match="options are for float neurons, settings for integer"):
+        QuantFireNet.from_float(model, QuantOptions(neuron="float"), settings=GridSettings())
+    learned = GridSettings("max", True, "float")
+    with pytest.raises(QuantError, match="float neurons have no ranges to learn; leave out learn"):
+        QuantFireNet.from_float(model, QuantOptions(neuron="float"), settings=learned)
     trained = QuantFireNet.from_float(model)
     with torch.no_grad():
         trained.layers["G1"].conv.bias[0] = 1e5
