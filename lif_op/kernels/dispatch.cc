@@ -4,58 +4,65 @@
 
 #include "kernels/lif/lif_contract.h"
 #include "kernels/qconv/qconv_contract.h"
+#include "kernels/qconv_lif/qconv_lif_contract.h"
 #include "kernels/qlif/qlif_contract.h"
 #include "lif_op/target.h"
 
-// The function of that name of a target, as a pointer of type `Type`. On other processors than x86
-// only the scalar kernels are compiled.
-#ifdef LIF_OP_X86
-#define LIF_OP_PICK(Type, target, name) \
-  Pick<Type>(target, {scalar::name, avx2::name, avx512vnni::name})
+// The rows of a table of implementations that are compiled for this processor.
+#if defined(LIF_OP_X86)
+#define LIF_OP_IF_X86(...) __VA_ARGS__
 #else
-#define LIF_OP_PICK(Type, target, name) Pick<Type>(target, {scalar::name, nullptr, nullptr})
+#define LIF_OP_IF_X86(...)
 #endif
 
 namespace lif_op {
 namespace {
 
 constexpr char kVariable[] = "LIF_OP_TARGET";
-constexpr Target kAllTargets[] = {Target::kScalar, Target::kAvx2, Target::kAvx512Vnni};
 
-bool IsSupported(Target target) {
-  switch (target) {
-    case Target::kScalar:
-      return true;
-#ifdef LIF_OP_X86
-    case Target::kAvx2:
-      return __builtin_cpu_supports("avx2") != 0;
-    case Target::kAvx512Vnni:
-      return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-             __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
-             __builtin_cpu_supports("avx512vnni") != 0;
-#endif
-    default:
-      return false;
-  }
-}
-
-template <class Function>
-struct ByTarget {
-  Function reference;
-  Function narrow;
-  Function wide;
+struct TargetEntry {
+  Target target;
+  const char* name;
+  bool (*runs_here)();
 };
 
+bool Always() { return true; }
+#ifdef LIF_OP_X86
+bool HasAvx2() { return __builtin_cpu_supports("avx2") != 0; }
+
+bool HasAvx512Vnni() {
+  return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
+         __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
+         __builtin_cpu_supports("avx512vnni") != 0;
+}
+#else
+bool Never() { return false; }
+constexpr auto HasAvx2 = Never;
+constexpr auto HasAvx512Vnni = Never;
+#endif
+
+// Slowest first, and in the order of the enumeration.
+constexpr TargetEntry kTargets[] = {
+    {Target::kScalar, "scalar", Always},
+    {Target::kAvx2, "avx2", HasAvx2},
+    {Target::kAvx512Vnni, "avx512vnni", HasAvx512Vnni},
+};
+
+// A kernel and the target it was written for.
 template <class Function>
-Function Pick(Target target, const ByTarget<Function>& functions) {
-  switch (target) {
-    case Target::kAvx2:
-      return functions.narrow;
-    case Target::kAvx512Vnni:
-      return functions.wide;
-    default:
-      return functions.reference;
+struct Implementation {
+  Target target;
+  Function function;
+};
+
+// The implementation of a target: its own, else that of the fastest target below it.
+template <class Function, std::size_t kCount>
+Function Pick(Target target, const Implementation<Function> (&implementations)[kCount]) {
+  Function picked = implementations[0].function;
+  for (const Implementation<Function>& candidate : implementations) {
+    if (candidate.target <= target) picked = candidate.function;
   }
+  return picked;
 }
 
 std::string SupportedNames() {
@@ -69,28 +76,24 @@ std::string SupportedNames() {
 }  // namespace
 
 const char* TargetName(Target target) {
-  switch (target) {
-    case Target::kAvx2:
-      return "avx2";
-    case Target::kAvx512Vnni:
-      return "avx512vnni";
-    default:
-      return "scalar";
+  for (const TargetEntry& entry : kTargets) {
+    if (entry.target == target) return entry.name;
   }
+  return kTargets[0].name;
 }
 
 std::vector<Target> SupportedTargets() {
   std::vector<Target> targets;
-  for (const Target target : kAllTargets) {
-    if (IsSupported(target)) targets.push_back(target);
+  for (const TargetEntry& entry : kTargets) {
+    if (entry.runs_here()) targets.push_back(entry.target);
   }
   return targets;
 }
 
 Target TargetFromName(const std::string& name) {
-  for (const Target target : kAllTargets) {
-    if (name != TargetName(target)) continue;
-    if (IsSupported(target)) return target;
+  for (const TargetEntry& entry : kTargets) {
+    if (name != entry.name) continue;
+    if (entry.runs_here()) return entry.target;
     throw std::invalid_argument("kernel target '" + name +
                                 "' does not run on this machine; it can run: " + SupportedNames());
   }
@@ -109,13 +112,27 @@ Target ActiveTarget() {
   }
 }
 
-LifFunction LifFor(Target target) { return LIF_OP_PICK(LifFunction, target, Lif); }
+LifFunction LifFor(Target target) {
+  static constexpr Implementation<LifFunction> kLif[] = {
+      {Target::kScalar, scalar::Lif},
+      LIF_OP_IF_X86({Target::kAvx2, avx2::Lif}, {Target::kAvx512Vnni, avx512vnni::Lif})};
+  return Pick(target, kLif);
+}
 
-LifFunction ForeignLifFor(Target target) { return LIF_OP_PICK(LifFunction, target, ForeignLif); }
+LifFunction ForeignLifFor(Target target) {
+  static constexpr Implementation<LifFunction> kForeignLif[] = {
+      {Target::kScalar, scalar::ForeignLif},
+      LIF_OP_IF_X86({Target::kAvx2, avx2::ForeignLif},
+                    {Target::kAvx512Vnni, avx512vnni::ForeignLif})};
+  return Pick(target, kForeignLif);
+}
 
 template <class Mem>
 QlifFunction<Mem> QlifFor(Target target) {
-  return LIF_OP_PICK(QlifFunction<Mem>, target, Qlif);
+  static constexpr Implementation<QlifFunction<Mem>> kQlif[] = {
+      {Target::kScalar, scalar::Qlif},
+      LIF_OP_IF_X86({Target::kAvx2, avx2::Qlif}, {Target::kAvx512Vnni, avx512vnni::Qlif})};
+  return Pick(target, kQlif);
 }
 
 template QlifFunction<std::int16_t> QlifFor(Target target);
@@ -123,7 +140,47 @@ template QlifFunction<std::int8_t> QlifFor(Target target);
 
 const QconvKernel& QconvFor(Target target) {
   using Getter = const QconvKernel& (*)();
-  return LIF_OP_PICK(Getter, target, Qconv)();
+  static constexpr Implementation<Getter> kQconv[] = {
+      {Target::kScalar, scalar::Qconv},
+      LIF_OP_IF_X86({Target::kAvx2, avx2::Qconv}, {Target::kAvx512Vnni, avx512vnni::Qconv})};
+  return Pick(target, kQconv)();
+}
+
+namespace {
+
+template <class Mem>
+struct QconvLifEntry {
+  Target target;
+  const QconvLifKernel<Mem>& (*kernel)();
+};
+
+// One row per implementation of the fused layer, slowest first, of both types of the membrane.
+#define LIF_OP_QCONV_LIF_ROWS(name) {Target::kScalar, scalar::name},
+
+constexpr QconvLifEntry<std::int16_t> kQconvLif16[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif16)};
+constexpr QconvLifEntry<std::int8_t> kQconvLif8[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif8)};
+
+template <class Mem, std::size_t kCount>
+const QconvLifKernel<Mem>& PickLayer(Target target, const QconvLifLayer& layer,
+                                     const QconvLifEntry<Mem> (&entries)[kCount]) {
+  for (std::size_t i = kCount - 1; i > 0; --i) {
+    if (entries[i].target > target) continue;
+    const QconvLifKernel<Mem>& kernel = entries[i].kernel();
+    if (kernel.supports(layer)) return kernel;
+  }
+  return entries[0].kernel();
+}
+
+}  // namespace
+
+template <>
+const QconvLifKernel<std::int16_t>& QconvLifFor(Target target, const QconvLifLayer& layer) {
+  return PickLayer(target, layer, kQconvLif16);
+}
+
+template <>
+const QconvLifKernel<std::int8_t>& QconvLifFor(Target target, const QconvLifLayer& layer) {
+  return PickLayer(target, layer, kQconvLif8);
 }
 
 }  // namespace lif_op

@@ -6,9 +6,12 @@
 
 namespace lif_op {
 
-enum class Target { kScalar, kAvx2, kAvx512Vnni };
+// Within one processor family, each target can do what the ones before it can. kAvx512Vbmi looks up
+// bytes in registers, kAmx multiplies tiles; kNeonDot has the dot products of Armv8.2.
+enum class Target { kScalar, kAvx2, kAvx512Vnni, kAvx512Vbmi, kAmx, kNeon, kNeonDot };
 
-// Name used by the environment variable and in messages: "scalar", "avx2", "avx512vnni".
+// Name used by the environment variable and in messages: "scalar", "avx2", "avx512vnni",
+// "avx512vbmi", "amx", "neon", "neondot".
 const char* TargetName(Target target);
 
 // Targets that were compiled in and that this CPU can run, slowest first. Never empty.
