@@ -17,8 +17,9 @@ import torch
 
 from export.errors import ExportError
 from models import LIFState, SpikingFireNet
-from quant import IntegerNetwork
+from quant import HybridNetwork, IntegerNetwork
 from quant.spec import NetworkSpec
+from quant.stepping import SteppedNetwork
 from runtime.artifact import Artifact, load_model
 
 STEPS = 3
@@ -93,15 +94,34 @@ def check_integer(path: Path, spec: NetworkSpec, *, optimised: bool = False) -> 
     Raises:
         ExportError: a state or the flow accumulator differs.
     """
+    _check_equal(path, IntegerNetwork(spec), optimised=optimised)
+
+
+def check_hybrid(path: Path, spec: NetworkSpec) -> None:
+    """Compare an artifact with integer convolutions and float neurons with PyTorch: equality.
+
+    Every float32 operation of a neuron is an operator of its own in both, with the optimiser off,
+    so that nothing is fused or reordered.
+
+    Args:
+        path: the file.
+        spec: the integers of the network, currents not requantized.
+
+    Raises:
+        ExportError: a state or the flow accumulator differs.
+    """
+    _check_equal(path, HybridNetwork(spec), optimised=False)
+
+
+def _check_equal(path: Path, network: SteppedNetwork[Any], *, optimised: bool) -> None:
     runner = _Runner(path, optimised=optimised)
-    network, states = IntegerNetwork(spec), None
+    states: dict[str, Any] = {}
     inputs = runner.zero_states()
     for step, events in enumerate(runner.events()):
-        expected = network.step(torch.from_numpy(events), states)
         given = events.astype(runner.artifact.event_dtype)
         outputs, inputs = runner.run(given, inputs)
-        states = expected.states
-        wanted = {"flow_acc": expected.flow_acc.numpy()}
+        spikes, states = network.advance(network.spec.layers, torch.from_numpy(events), states)
+        wanted = {"flow_acc": network.head(spikes)[0].numpy()}
         for name, state in states.items():
             wanted |= {f"mem.{name}": state.mem.numpy(), f"spike.{name}": state.spike.numpy()}
         seen = {name: outputs[name] for name in ("flow_acc",) if name in outputs} | inputs

@@ -22,6 +22,7 @@ _SCALES = {
     "QLinearConv": (1, 4, 6),
     "QLinearMatMul": (1, 4, 6),
 }
+_NEURONS = {"LIF": (2, 3)}
 _ERRORS_ONLY = 3
 
 TENSORRT_OPERATORS = frozenset(
@@ -103,12 +104,16 @@ def check_fusion(model: onnx.ModelProto) -> int:
     return fused
 
 
-def float_constants(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
-    """(tensor, node) of float constants that are neither scales nor part of the flow head."""
+def float_constants(
+    model: onnx.ModelProto, *, float_neurons: bool = False
+) -> Iterator[tuple[str, str]]:
+    """(tensor, node) of float constants that are neither scales nor part of the flow head, nor,
+    with ``float_neurons``, decays and thresholds of ``snn::LIF``."""
     arrays = constants(model.graph)
     head, spelled = _only_for_flow(model.graph), _requantizing(model.graph)
+    allowed = {**_SCALES, **(_NEURONS if float_neurons else {})}
     for node in model.graph.node:
-        scales = _SCALES.get(node.op_type, ())
+        scales = allowed.get(node.op_type, ())
         for position, name in enumerate(node.input):
             array = arrays.get(name)
             if array is None or array.dtype.kind != "f" or position in scales:
@@ -151,6 +156,19 @@ def check_dtypes(model: onnx.ModelProto) -> None:
     for tensor, node in float_constants(model):
         raise GateError(
             f"node {node!r}: constant {tensor!r} is float32; only scales and the flow head may be"
+        )
+
+
+def check_hybrid_dtypes(model: onnx.ModelProto) -> None:
+    """No float constant but scales, the neurons' decays and thresholds, and the flow head's.
+
+    Raises:
+        GateError: the first other one.
+    """
+    for tensor, node in float_constants(model, float_neurons=True):
+        raise GateError(
+            f"node {node!r}: constant {tensor!r} is float32; only scales, neurons and the flow "
+            "head may be"
         )
 
 

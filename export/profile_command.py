@@ -1,4 +1,4 @@
-"""``python -m export.qdq --profile``: quantize once per mode of currents, write every profile."""
+"""``python -m export.qdq --profile``: quantize as the profiles need it, write every one."""
 
 from __future__ import annotations
 
@@ -111,10 +111,10 @@ def write_stages(results: dict[str, Any], folder: Path) -> Path:
 def _quantized(
     arguments: argparse.Namespace, profiles: list[Profile]
 ) -> tuple[SpikingFireNet | None, Specs]:
-    """The float network, unless a checkpoint holds integers, and the integers by current."""
+    """The float network, unless a checkpoint holds integers, and the integers by profile."""
     if arguments.checkpoint is not None and is_quantized_checkpoint(arguments.checkpoint):
         spec = load_spec(arguments.checkpoint)
-        return None, dict.fromkeys(("", *CURRENTS), spec)
+        return None, {profile.name: spec for profile in profiles}
     model = load_network(arguments)
     plan = Windows(arguments.mode, arguments.window)
     sequence = calibration_sequences(arguments.calibration, plan)[0]
@@ -127,14 +127,23 @@ def _quantized(
         arguments.frac_bits,
         per_tensor=arguments.per_tensor,
     )
-    by_current: Specs = {}
+    derived: Specs = {}
     specs: Specs = {}
-    for wanted in {profile.current or "" for profile in profiles}:
-        current = arguments.current or wanted or CURRENTS[0]
-        if current not in by_current:
-            by_current[current] = quantize(model, replace(options, current=current), calibration)
-        specs[wanted] = by_current[current]
+    for profile in profiles:
+        own = _options_of(profile, options, arguments.current)
+        key = f"{own.current} {own.neuron}"
+        if key not in derived:
+            derived[key] = quantize(model, own, calibration)
+        specs[profile.name] = derived[key]
     return model, specs
+
+
+def _options_of(profile: Profile, options: QuantOptions, current: str | None) -> QuantOptions:
+    """What a profile is quantized with; float neurons have no integer membrane to choose."""
+    current = current or profile.current or CURRENTS[0]
+    if profile.float_membranes and current == profile.current:
+        return replace(options, current=current, mem_bits=16, frac_bits=None, neuron="float")
+    return replace(options, current=current)
 
 
 def stage_table(title: str, stages: list[Stage]) -> Table:

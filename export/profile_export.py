@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from export.check import check_integer, check_loads
+from export.check import check_hybrid, check_integer, check_loads
 from export.deeploy import frontend_model, run_dialect, write_bundle
 from export.errors import ExportError
 from export.files import write_model
@@ -139,11 +139,17 @@ def export_profile(
     if profile.name == "deeploy":
         bundle = write_bundle(model, path, _driven_inputs(model, spec, dims))
         return Written(profile.name, path, stages, bundle.command)
-    check = check_loads
-    if profile.exact:
-        check = partial(check_integer, spec=spec, optimised="fusion" in profile.checks)
-    write_model(model, path, check)
+    write_model(model, path, _check(profile, spec))
     return Written(profile.name, path, stages)
+
+
+def _check(profile: Profile, spec: NetworkSpec) -> Callable[[Path], None]:
+    """What a profile's file has to compute."""
+    if not profile.exact:
+        return check_loads
+    if profile.float_membranes:
+        return partial(check_hybrid, spec=spec)
+    return partial(check_integer, spec=spec, optimised="fusion" in profile.checks)
 
 
 def export_profiles(
@@ -157,10 +163,10 @@ def export_profiles(
 
     Args:
         profiles: which.
-        specs: the integers by mode of the currents; "" for profiles that take either.
+        specs: the integers by profile.
         dims, folder, network: as :func:`export_profile`.
     """
-    chosen = [(profile, specs[profile.current or ""]) for profile in profiles]
+    chosen = [(profile, specs[profile.name]) for profile in profiles]
     for profile, spec in chosen:
         profile.refuse(spec)
     return [export_profile(profile, spec, dims, folder, network) for profile, spec in chosen]

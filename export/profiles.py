@@ -15,7 +15,13 @@ from typing import Any
 import onnx
 
 from export.errors import ExportError
-from export.gates import check_dtypes, check_fusion, check_standard, check_tensorrt
+from export.gates import (
+    check_dtypes,
+    check_fusion,
+    check_hybrid_dtypes,
+    check_standard,
+    check_tensorrt,
+)
 from export.passes import find_pass
 from export.passes.base import FunctionPass, GraphPass
 from quant.spec import NetworkSpec
@@ -27,6 +33,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
     {
         "dtypes": check_dtypes,
         "fusion": check_fusion,
+        "hybrid": check_hybrid_dtypes,
         "standard": check_standard,
         "tensorrt": check_tensorrt,
     }
@@ -56,9 +63,10 @@ class Profile:
 
     name, summary: for the command line. steps: passes over the source graph, in order. checks:
     names in ``CHECKS``. suffix: of the file or folder behind ``model.``. current: the mode of the
-    currents it needs, or None for either. float_membranes: only convolutions are quantized.
-    exact: whether ONNX Runtime has to give the integers of the PyTorch emulation. max_frac_bits:
-    most fractional bits of a membrane it can express, or None.
+    currents it needs, or None for either. float_membranes: only convolutions are quantized,
+    whatever neurons the network says it has. exact: whether ONNX Runtime has to give the values of
+    the PyTorch emulation, bit for bit. max_frac_bits: most fractional bits of a membrane it can
+    express, or None.
     """
 
     name: str
@@ -77,12 +85,24 @@ class Profile:
         """Name of the file, or of the folder, that an export writes."""
         return f"model.{self.suffix}"
 
+    @property
+    def integer_neurons(self) -> bool:
+        """Whether its neurons compute in integers, which float neurons cannot become."""
+        return self.exact and not self.float_membranes
+
     def refuse(self, spec: NetworkSpec) -> None:
         """Refuse a network that this profile cannot express.
 
         Raises:
             ProfileError: naming the layer, the reason and the nearest supported form.
         """
+        if self.integer_neurons and spec.neuron == "float":
+            fitting = [name for name, profile in PROFILES.items() if not profile.integer_neurons]
+            raise ProfileError(
+                f"profile {self.name}: the network has float neurons, and this profile computes "
+                f"integer ones; use profile {', '.join(fitting[:-1])} or {fitting[-1]}, or "
+                "quantize with --neuron integer"
+            )
         for layer in spec.layers:
             if self.current not in (None, layer.current):
                 raise ProfileError(
@@ -171,6 +191,22 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 "tensorrt.onnx",
                 current="accumulator",
                 float_membranes=True,
+            ),
+            Profile(
+                "hybrid",
+                "integer convolutions in operators of domain snn, float neurons and membranes",
+                _steps(
+                    *CANONICAL,
+                    "sink_dequantize",
+                    "integer_inputs",
+                    "expose_flow_accumulator",
+                    "attach_functions",
+                ),
+                ("hybrid",),
+                "hybrid.onnx",
+                current="accumulator",
+                float_membranes=True,
+                exact=True,
             ),
             Profile(
                 "integer",

@@ -1,10 +1,11 @@
 """The source graph: a quantized network in the canonical QDQ spelling.
 
 Every convolution has dequantized inputs, every membrane is an integer state between a
-``DequantizeLinear`` and a ``QuantizeLinear`` around ``snn::LIF``, and every constant says with its
-scale which integer it stands for. It is what both PyTorch exporters give after the canonicalising
-passes, and what the passes turn into integer graphs: the integers of the
-:class:`quant.spec.NetworkSpec` can be read back from it exactly.
+``DequantizeLinear`` and a ``QuantizeLinear`` around ``snn::LIF`` (or a float32 state, where only
+the convolutions are quantized), and every constant says with its scale which integer it stands for.
+It is what both PyTorch exporters give after the canonicalising passes, and what the passes turn
+into integer graphs: the integers of the :class:`quant.spec.NetworkSpec` can be read back from it
+exactly.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ def source_model(spec: NetworkSpec, dims: Dims, *, conv_only: bool = False) -> o
     Args:
         spec: the integers.
         dims: fixed or free batch and spatial dimensions.
-        conv_only: only the convolutions are quantized: membranes are float32 states.
+        conv_only: only the convolutions are quantized: membranes are float32 states. Networks with
+            float neurons have no other form.
     """
-    builder = GraphBuilder(spec.model)
+    builder, conv_only = GraphBuilder(spec.model), conv_only or spec.neuron == "float"
     x = builder.input("events", "float32", dims.shape(spec.num_bins))
     for layer in spec.layers:
         x = add_source_layer(builder, x, layer, dims, conv_only=conv_only)
@@ -52,7 +54,7 @@ def add_source_layer(
     current = _current(builder, x, layer, dims)
     dtype = "float32" if conv_only else f"int{layer.mem_bits}"
     mem = builder.state_input("mem", layer.name, dtype, shape)
-    grid = _membrane_grid(builder, layer)
+    grid = [] if conv_only else _membrane_grid(builder, layer)
     axis = {"axis": 1} if layer.current == "accumulator" else None
     if not conv_only:
         mem = builder.op("DequantizeLinear", [mem, *grid], f"{layer.name}.mem_dq", axis)
@@ -131,7 +133,7 @@ def _conv(
     return builder.op("Conv", inputs, f"{name}.conv", attributes)
 
 
-def _layer_metadata(layer: LayerSpec, weight_bits: int) -> Layer:
+def _layer_metadata(layer: LayerSpec) -> Layer:
     return Layer(
         name=layer.name,
         recurrent=layer.weight_rec is not None,
@@ -139,7 +141,7 @@ def _layer_metadata(layer: LayerSpec, weight_bits: int) -> Layer:
         kernel=layer.conv.weight.shape[2],
         stride=layer.conv.stride,
         reset=layer.reset,
-        weight_bits=weight_bits,
+        weight_bits=layer.weight_bits,
     )
 
 
@@ -154,7 +156,7 @@ def source_artifact(states: Sequence[State], spec: NetworkSpec, dims: Dims) -> A
         spatial_free=dims.free,
         flow_scaling=spec.flow_scaling,
         states=tuple(states),
-        layers=tuple(_layer_metadata(layer, spec.weight_bits) for layer in spec.layers),
+        layers=tuple(_layer_metadata(layer) for layer in spec.layers),
         checkpoint_sha256=spec.checkpoint_sha256,
         version=tool_version(),
     )
