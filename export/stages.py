@@ -12,7 +12,8 @@ last place (LSB) with a bound that follows from the arithmetic:
   currents another unit of the current, for ties;
 * spikes may differ only where the silent neuron's membrane is within that bound of its threshold.
 
-Currents and membranes at the end of their range are left out, and counted.
+Currents and membranes at the end of their range are left out, and counted; float membranes have
+none.
 """
 
 from __future__ import annotations
@@ -112,6 +113,11 @@ class _Graph:
     def real_weights(self) -> bool:
         """Whether weights are not quantized."""
         return self.artifact.kind == "float"
+
+    @property
+    def float_membranes(self) -> bool:
+        """Whether membranes are float32 states, which do not saturate."""
+        return all(s.dtype == "float32" for s in self.artifact.states if s.role == "mem")
 
     @property
     def exact(self) -> bool:
@@ -225,7 +231,7 @@ class Stages:
             states = _next(before, left), _next(after, right)
 
     def _bounded(self, stage: str, before: _Graph, after: _Graph, tally: _Tally) -> None:
-        states = self._zero_states(after)
+        states, endless = self._zero_states(after), before.float_membranes and after.float_membranes
         for step, events in enumerate(self._events):
             right = after.run({EVENTS: events, **states})
             spikes = {name: right[name] for name in after.spikes}
@@ -235,20 +241,21 @@ class Stages:
             for layer in self.spec.layers:
                 previous = states.get(f"spike.{layer.name}")
                 bound = self._bound(layer, before, after, x, previous, states)
-                sides = tuple(
-                    _Neuron(
-                        values[f"spike_out.{layer.name}"] > 0,
-                        self._units(layer, values[f"mem_out.{layer.name}"]),
-                    )
-                    for values in (left, right)
-                )
+                sides = self._neuron(layer, left), self._neuron(layer, right)
                 mem = self._units(layer, states[f"mem.{layer.name}"])
                 where = f"stage {stage}: layer {layer.name} at step {step}"
-                _compare_layer(where, layer, sides[0], sides[1], mem, bound, tally)
+                out = np.zeros(mem.shape, np.bool_)
+                if not endless or _clipped_thresholds(layer):
+                    out = _saturated(layer, sides[0], mem) | _saturated(layer, sides[1], mem)
+                _compare_layer(where, layer, sides, out, bound, tally)
                 x = right[f"spike_out.{layer.name}"]
             head = self._head_bound(before, x)
             _compare_flow(stage, step, left, right, head, tally)
             states = _next(after, right)
+
+    def _neuron(self, layer: LayerSpec, values: Arrays) -> _Neuron:
+        mem = self._units(layer, values[f"mem_out.{layer.name}"])
+        return _Neuron(values[f"spike_out.{layer.name}"] > 0, mem)
 
     def _units(self, layer: LayerSpec, mem: Array) -> Float64:
         """A membrane in units of its last place."""
@@ -316,14 +323,14 @@ class _Neuron:
 def _compare_layer(
     where: str,
     layer: LayerSpec,
-    left: _Neuron,
-    right: _Neuron,
-    mem: Float64,
+    sides: tuple[_Neuron, _Neuron],
+    out: npt.NDArray[np.bool_],
     bound: Float64,
     tally: _Tally,
 ) -> None:
-    """Membranes where neither fires, and distance from the threshold where one does."""
-    out = _saturated(layer, left, mem) | _saturated(layer, right, mem)
+    """Membranes where neither fires, and distance from the threshold where one does; places that
+    are ``out`` are not compared."""
+    left, right = sides
     silent = ~left.spike & ~right.spike & ~out
     difference = np.where(silent, np.abs(left.mem - right.mem), 0.0)
     flipped = (left.spike != right.spike) & ~out
@@ -343,6 +350,11 @@ def _compare_layer(
     tally.flips += int(flipped.sum())
     tally.saturated += int(out.sum())
     tally.values += int((~out).sum())
+
+
+def _clipped_thresholds(layer: LayerSpec) -> bool:
+    """Whether a threshold was too large for the grid, and the float network's is another."""
+    return bool((layer.threshold == membrane_limits(layer.mem_bits)[1]).any())
 
 
 def _saturated(layer: LayerSpec, side: _Neuron, mem: Float64) -> npt.NDArray[np.bool_]:
