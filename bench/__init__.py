@@ -1,1 +1,1 @@
-"""Measuring artifacts: time per step, memory, the split by operator."""
+"""Measuring artifacts: time per step, memory, synaptic operations, the split by operator."""

@@ -20,6 +20,7 @@ COMMANDS = {
     "runtime.evaluate": "drive files over a recording and score their flow",
     "runtime.parity": "compare two runs of a network bit for bit",
     "bench.latency": "measure time per step, memory and the split by operator",
+    "bench.synops": "count synaptic operations, traffic and estimated energy by layer",
     "bench.recordings": "artifacts on a folder of real recordings",
     "calib_data.synthetic": "render a synthetic recording with exact flow",
     "training.fit": "train a network",
