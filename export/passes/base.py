@@ -103,6 +103,18 @@ def constant(value: ir.Value | None) -> Array | None:
     return None if tensor is None else tensor.numpy()
 
 
+def required_constant(node: ir.Node, position: int, what: str) -> Array:
+    """The array of a node's input.
+
+    Raises:
+        PassError: it is absent, or computed in the graph.
+    """
+    found = constant(node.inputs[position]) if position < len(node.inputs) else None
+    if found is None:
+        raise PassError(node, f"its {what} is no constant of the file", "make it an initializer")
+    return found
+
+
 def free_name(graph: ir.Graph, name: str) -> str:
     """The name, or with a number if a value of the graph has it already."""
     unique, number = name, 1

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from export.passes.artifact import follow_graph, read_artifact, write_artifact
 from export.passes.base import Array, GraphPass, constant, producer
-from export.passes.integer_inputs import quantized_type
+from export.passes.quantizers import quantized_type
 from lif_op.spec import DOMAIN
 from runtime.graph_checks import FLOW, FLOW_ACC
 
@@ -59,7 +59,7 @@ def _accumulator(flow: ir.Value) -> tuple[ir.Value, Array] | None:
     dequantize = producer(tanh.inputs[0], "DequantizeLinear")
     if dequantize is not None:
         acc, scale = dequantize.inputs[0], constant(dequantize.inputs[1])
-        integer = quantized_type(dequantize) == ir.DataType.INT32
+        integer = quantized_type(dequantize) == np.int32
     else:
         multiply = producer(tanh.inputs[0], "Mul")
         cast = None if multiply is None else producer(multiply.inputs[0], "Cast")

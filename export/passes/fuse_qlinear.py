@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-import lif_op.spec
-from export.arithmetic import quantize
-from export.passes.base import Array, GraphPass, constant, is_op, only_user, producer
+from export.passes.base import Array, GraphPass, is_op, only_user
 from export.passes.dequantized import (
     Emitter,
     Facts,
@@ -21,8 +15,8 @@ from export.passes.dequantized import (
     infer,
     quantizer,
 )
-from export.passes.moves.linear import convolution
-from export.passes.moves.site import Illegal, Site
+from export.passes.integer_convolution import Operands, convolution_behind
+from export.passes.rectifiers import Limits, limits_before
 
 KERNELS = {("uint8", "uint8", "uint8"), ("uint8", "int8", "uint8"), ("int8", "int8", "int8")}
 """Types (x, w, y) for which ONNX Runtime has a QLinearConv."""
@@ -81,32 +75,6 @@ class FuseQLinear(GraphPass):
         return changes
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """Limits of a chain of Relu and Clip, in quantized steps."""
-
-    low: int
-    high: int
-
-    def then(self, low: int, high: int) -> _Limits:
-        """These limits, applied after others that lie closer to the source."""
-        return _Limits(min(max(low, self.low), self.high), min(max(high, self.low), self.high))
-
-
-@dataclass(frozen=True)
-class _Conv:
-    """Operands of a convolution, from x to bias, and its attributes."""
-
-    x: ir.Value
-    x_scale: Array
-    x_zero: Array
-    weight: ir.Value
-    weight_scale: Array
-    weight_zero: Array
-    bias: Array | ir.Value | None
-    attributes: Mapping[str, Any]
-
-
 class _Work:
     """Rewrites the quantizers of one graph."""
 
@@ -121,11 +89,11 @@ class _Work:
         raised = self._raise(node, result)
         if raised:
             return 1 + sum(self.quantizer(entry) for entry in raised)
-        value, limits = _limits(node, result)
+        value, limits = limits_before(node, result)
         name = node.outputs[0].name or node.name or "requantized"
         fused = None
         if self._kernels:
-            fused = self._convolution(node, value, limits, result, name)
+            fused = self._convolution(value, limits, result, name)
         fused = fused or self._factor(node, value, limits, result, name)
         if fused is None:
             self._emit.discard()
@@ -138,7 +106,7 @@ class _Work:
         self._facts.inherit(y, node.outputs[0])
         self._emit.place(node, [y])
 
-    def _clip(self, y: ir.Value, limits: _Limits, result: Quantized, name: str) -> ir.Value:
+    def _clip(self, y: ir.Value, limits: Limits, result: Quantized, name: str) -> ir.Value:
         info = np.iinfo(result.dtype)
         if limits.low <= info.min and limits.high >= info.max:
             return y
@@ -175,64 +143,21 @@ class _Work:
         return [entry for q in raised if (entry := q.producer()) is not None]
 
     def _convolution(
-        self, node: ir.Node, value: ir.Value, limits: _Limits, result: Quantized, name: str
-    ) -> tuple[ir.Value, _Limits] | None:
-        found = self._direct(value) or _accumulated(value, limits, int(result.zero))
-        if found is None or only_user(value) is None:
+        self, value: ir.Value, limits: Limits, result: Quantized, name: str
+    ) -> tuple[ir.Value, Limits] | None:
+        conv = convolution_behind(value, self._facts, self._emit)
+        if conv is None:
             return None
-        conv, limits = found if isinstance(found, tuple) else (found, limits)
-        types = (
-            conv.x_zero.dtype.name,
-            conv.weight_zero.dtype.name,
-            result.dtype.name,
-        )
+        types = (conv.x_zero.dtype.name, conv.weight_zero.dtype.name, result.dtype.name)
         if types not in KERNELS:
             return None
-        weight_zero = np.ascontiguousarray(
-            np.broadcast_to(conv.weight_zero, conv.weight_scale.shape)
-        ).reshape(conv.weight_scale.shape)
-        parameter = self._emit.parameter
-        inputs: list[ir.Value | None] = [
-            conv.x,
-            parameter(f"{name}.x_scale", conv.x_scale),
-            parameter(f"{name}.x_zero", conv.x_zero),
-            conv.weight,
-            parameter(f"{name}.w_scale", conv.weight_scale),
-            parameter(f"{name}.w_zero", weight_zero),
-            parameter(f"{name}.y_scale", result.scale),
-            parameter(f"{name}.y_zero", result.zero),
-        ]
-        if isinstance(conv.bias, ir.Value):
-            inputs.append(conv.bias)
-        elif conv.bias is not None:
-            inputs.append(self._emit.constant(f"{name}.bias", conv.bias))
-        return self._emit.op("QLinearConv", inputs, name, conv.attributes)[0], limits
-
-    def _direct(self, value: ir.Value) -> _Conv | None:
-        """A Conv whose operands are still dequantized."""
-        node = producer(value, "Conv")
-        if node is None:
-            return None
-        site = Site(node, self._facts, {}, self._emit)
-        try:
-            found = convolution(site)
-        except Illegal:
-            return None
-        site.accumulator(value, found.bound)
-        return _Conv(
-            found.x.value,
-            found.x.scale,
-            found.x.zero,
-            found.weight.value,
-            found.weight.scale,
-            found.weight.zero,
-            found.bias,
-            dict(node.attributes),
-        )
+        if conv.rectified:
+            limits = limits.then(int(result.zero), np.iinfo(np.int32).max)
+        return _qlinear_conv(self._emit, conv, result, name), limits
 
     def _factor(
-        self, node: ir.Node, value: ir.Value, limits: _Limits, result: Quantized, name: str
-    ) -> tuple[ir.Value, _Limits] | None:
+        self, node: ir.Node, value: ir.Value, limits: Limits, result: Quantized, name: str
+    ) -> tuple[ir.Value, Limits] | None:
         """One float32 factor per accumulator, and a quantizer of scale 1."""
         stripped = node.inputs[0] is not value
         if result.scale == 1 and not stripped:
@@ -270,6 +195,25 @@ class _Work:
         return self._emit.dequantize(integers, f"{name}.scaled")
 
 
+def _qlinear_conv(emit: Emitter, conv: Operands, result: Quantized, name: str) -> ir.Value:
+    scale = conv.weight_scale
+    parameters = {
+        "x_scale": conv.x_scale,
+        "x_zero": conv.x_zero,
+        "w_scale": scale,
+        "w_zero": np.array(np.broadcast_to(conv.weight_zero, scale.shape)),
+        "y_scale": result.scale,
+        "y_zero": result.zero,
+    }
+    given = [emit.parameter(f"{name}.{what}", array) for what, array in parameters.items()]
+    inputs: list[ir.Value | None] = [conv.x, *given[:2], conv.weight, *given[2:]]
+    if isinstance(conv.bias, ir.Value):
+        inputs.append(conv.bias)
+    elif conv.bias is not None:
+        inputs.append(emit.constant(f"{name}.bias", conv.bias))
+    return emit.op("QLinearConv", inputs, name, conv.attributes)[0]
+
+
 def _comes_from_integers(value: ir.Value) -> bool:
     """Whether a value is a dequantized tensor, a convolution or a sum of such, limited or not."""
     if dequantized(value) is not None:
@@ -283,99 +227,3 @@ def _comes_from_integers(value: ir.Value) -> bool:
     if node.op_type in (*_SUMS, "Concat"):
         return all(_comes_from_integers(x) for x in sources)
     return node.op_type in ("Clip", *_RAISED) and _comes_from_integers(sources[0])
-
-
-def _limits(node: ir.Node, result: Quantized) -> tuple[ir.Value, _Limits]:
-    """The value behind the Relus and Clips before a quantizer, and their limits in its steps."""
-    info = np.iinfo(result.dtype)
-    limits = _Limits(int(info.min), int(info.max))
-    value, reader = node.inputs[0], node
-    while value is not None and only_user(value) is reader:
-        limiter = value.producer()
-        bounds = None if limiter is None else _bounds_of(limiter)
-        if limiter is None or bounds is None:
-            break
-        steps = [int(quantize(np.asarray(b), result.scale, result.zero)) for b in bounds]
-        limits = limits.then(*steps)
-        value, reader = limiter.inputs[0], limiter
-    assert value is not None
-    return value, limits
-
-
-def _bounds_of(node: ir.Node) -> tuple[np.float32, np.float32] | None:
-    """What a Relu or Clip with constant bounds limits to."""
-    bounds = [np.float32(-np.inf), np.float32(np.inf)]
-    if is_op(node, "Relu"):
-        return np.float32(0), bounds[1]
-    if not is_op(node, "Clip"):
-        return None
-    for index, given in enumerate(node.inputs[1:]):
-        if given is None:
-            continue
-        array = constant(given)
-        if array is None or array.size != 1 or not np.isfinite(array).all():
-            return None
-        bounds[index] = np.float32(array.reshape(()))
-    return None if bounds[0] > bounds[1] else (bounds[0], bounds[1])
-
-
-def _accumulated(value: ir.Value, limits: _Limits, zero: int) -> tuple[_Conv, _Limits] | None:
-    """The integer convolution behind a dequantized accumulator that has no other reader."""
-    source = dequantized(value)
-    node = value.producer()
-    if source is None or node is None or source.dtype != np.int32 or source.axis not in (None, 1):
-        return None
-    acc, reader = source.value, node
-    relu = producer(acc, "Relu")
-    if relu is not None and relu.inputs[0] is not None and only_user(acc) is reader:
-        info = np.iinfo(np.int32)
-        limits = limits.then(zero, info.max)
-        acc, reader = relu.inputs[0], relu
-    if only_user(acc) is not reader:
-        return None
-    conv = _qconv(acc, source.scale) or _conv_integer(acc, source.scale)
-    return None if conv is None else (conv, limits)
-
-
-def _qconv(acc: ir.Value, scale: Array) -> _Conv | None:
-    node = producer(acc, "QConv", lif_op.spec.DOMAIN)
-    if node is None:
-        return None
-    x, weight, bias = node.inputs
-    assert x is not None and weight is not None
-    zeros = np.zeros((), np.uint8), np.zeros((), np.int8)
-    attributes = dict(node.attributes)
-    return _Conv(x, _ONE, zeros[0], weight, scale, zeros[1], bias, attributes)
-
-
-def _conv_integer(acc: ir.Value, scale: Array) -> _Conv | None:
-    bias: Array | None = None
-    add = producer(acc, "Add")
-    if add is not None:
-        inner, column = add.inputs
-        array = constant(column)
-        if inner is None or array is None or only_user(inner) is not add:
-            return None
-        if array.ndim < 3 or array.size != array.shape[1]:
-            return None
-        acc, bias = inner, array.reshape(-1)
-    node = producer(acc, "ConvInteger")
-    if node is None or node.inputs[0] is None or node.inputs[1] is None:
-        return None
-    weight = constant(node.inputs[1])
-    zeros = [constant(x) for x in node.inputs[2:]]
-    if weight is None or not zeros or any(z is None or z.size != 1 for z in zeros):
-        return None
-    x_zero = zeros[0]
-    weight_zero = zeros[1] if len(zeros) > 1 else np.zeros((), weight.dtype)
-    assert x_zero is not None and weight_zero is not None
-    return _Conv(
-        node.inputs[0],
-        _ONE,
-        x_zero.reshape(()),
-        node.inputs[1],
-        scale,
-        weight_zero.reshape(()),
-        bias,
-        dict(node.attributes),
-    )

@@ -8,13 +8,12 @@ import onnx_ir as ir
 from export.passes.artifact import follow_graph
 from export.passes.base import (
     GraphPass,
-    attribute,
-    constant,
     free_name,
     is_op,
     producer,
     shared_constant,
 )
+from export.passes.quantizers import is_unit_grid, quantized_element
 from lif_op.spec import DOMAIN
 from runtime.graph_checks import FLOW
 
@@ -68,13 +67,6 @@ def partner_of(name: str) -> str:
     return f"{role}_out{dot}{layer}"
 
 
-def is_unit_grid(node: ir.Node) -> bool:
-    """Whether a (de)quantizer has scale 1 and zero point 0, per tensor or in every channel."""
-    scale = constant(node.inputs[1])
-    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1)
-    return scale is not None and zero is not None and bool((scale == 1).all() and not zero.any())
-
-
 def _input_type(value: ir.Value) -> ir.DataType | None:
     """The byte type that every reader of a float input quantizes it to, if there is one."""
     uses = list(value.uses())
@@ -86,17 +78,9 @@ def _input_type(value: ir.Value) -> ir.DataType | None:
             return None
         if node.outputs[0].is_graph_output():
             return None
-        kinds.add(quantized_type(node))
+        kinds.add(quantized_element(node))
     kind = kinds.pop()
     return kind if not kinds and kind in _BYTES else None
-
-
-def quantized_type(node: ir.Node) -> ir.DataType:
-    """Element type of a ``QuantizeLinear``'s output, by its zero point or ``output_dtype``."""
-    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if zero is not None:
-        return ir.DataType.from_numpy(zero.dtype)
-    return ir.DataType(attribute(node, "output_dtype", 0) or ir.DataType.UINT8)
 
 
 def _retype(graph: ir.Graph, value: ir.Value, kind: ir.DataType) -> None:
@@ -125,7 +109,7 @@ def _integer_form(
         return None
     source = source or producer(value, "Cast")
     if source is not None and (inner := source.inputs[0]) is not None:
-        own = inner.dtype if is_op(source, "Cast") else quantized_type(source)
+        own = inner.dtype if is_op(source, "Cast") else quantized_element(source)
         interface = inner.is_graph_input() or inner.is_graph_output() or inner.is_initializer()
         fits = own in (_BYTES if kind is None else (kind,))
         return (inner, own) if own is not None and fits and not interface else None
@@ -142,7 +126,7 @@ def _quantized_spikes(graph: ir.Graph, neuron: ir.Node, kind: ir.DataType) -> ir
     for node, position in spike.uses():
         if position == 0 and is_op(node, "QuantizeLinear") and is_unit_grid(node):
             inner = node.outputs[0]
-            if quantized_type(node) == kind and not inner.is_graph_output():
+            if quantized_element(node) == kind and not inner.is_graph_output():
                 return inner
     one = shared_constant(graph, "unit.scale", np.array(1, np.float32))
     zero = shared_constant(graph, "unit.zero", np.array(0, kind.numpy()))

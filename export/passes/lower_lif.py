@@ -14,23 +14,18 @@ from export.passes.base import (
     GraphPass,
     PassError,
     attribute,
-    constant,
     is_op,
     label,
-    producer,
+    required_constant,
     shared_constant,
 )
-from export.passes.integer_inputs import is_unit_grid, quantized_type
+from export.passes.quantized_neuron import Current, Membrane, current_of, membrane_of
+from export.passes.quantizers import is_unit_grid, quantized_element
 from export.passes.rewiring import new_constant, register, remove_unread, take_place
 from lif_op.spec import DOMAIN
 from quant.errors import QuantError
 from quant.spec import check_frac_bits, derive_decay, derive_threshold, membrane_limits
 from runtime.metadata import Artifact, Layer
-
-Float64 = npt.NDArray[np.float64]
-
-_MEM_BITS = {ir.DataType.INT8: 8, ir.DataType.INT16: 16}
-_CANONICAL = "write it as DequantizeLinear(int32 accumulator or uint8 current) -> snn::LIF"
 
 
 class LowerLif(GraphPass):
@@ -73,7 +68,7 @@ class LowerLif(GraphPass):
         for node in list(model.graph):
             if not is_op(node, "LIF", DOMAIN):
                 continue
-            current = _current(node)
+            current = current_of(node)
             if current is None:
                 continue
             neuron = self._derive(node, current)
@@ -85,148 +80,51 @@ class LowerLif(GraphPass):
             follow_graph(model, layers)
         return changes
 
-    def _derive(self, node: ir.Node, current: _Current) -> _Neuron:
-        mem, bits, frac_bits = self._membrane(node, current)
-        beta, threshold = (constant(node.inputs[i]) for i in (2, 3))
-        if beta is None or threshold is None:
-            raise PassError(
-                node, "its beta or threshold is computed in the graph", "make it an initializer"
-            )
+    def _derive(self, node: ir.Node, current: Current) -> _Neuron:
+        mem = membrane_of(node, current, bits=self._mem_bits, frac_bits=self._frac_bits)
+        beta = required_constant(node, 2, "beta")
+        threshold = required_constant(node, 3, "threshold")
         unit = np.broadcast_to(current.scale, threshold.shape)
         try:
-            check_frac_bits(frac_bits, bits)
+            check_frac_bits(mem.frac_bits, mem.bits)
             return _Neuron(
                 mem,
-                bits,
-                frac_bits,
                 derive_decay(beta.astype(np.float64)),
-                derive_threshold(threshold.astype(np.float64), unit, frac_bits, bits),
+                derive_threshold(threshold.astype(np.float64), unit, mem.frac_bits, mem.bits),
             )
         except QuantError as error:
             raise PassError(node, str(error), "quantize the network again") from error
 
-    def _membrane(self, node: ir.Node, current: _Current) -> tuple[ir.Value, int, int]:
-        """The integer membrane, its bits and its fractional bits."""
-        real = node.inputs[1]
-        dequantize = producer(real, "DequantizeLinear")
-        if dequantize is None:
-            if real is None or not real.is_graph_input() or len(list(real.uses())) != 1:
-                raise PassError(
-                    node,
-                    "its membrane is neither a dequantized integer nor a graph input of its own",
-                    "make the membrane a state: a graph input that only this neuron reads",
-                )
-            return real, self._mem_bits, self._frac_bits
-        mem = dequantize.inputs[0]
-        bits = _MEM_BITS.get(quantized_type(dequantize))
-        if mem is None or bits is None:
-            raise PassError(node, "its membrane has neither 8 nor 16 bits", "use int8 or int16")
-        scale = _grid(node, dequantize, "membrane")
-        _check_written_back(node, scale)
-        return mem, bits, _frac_bits(node, current.scale, scale)
-
-
-@dataclass(frozen=True)
-class _Current:
-    """The integers a neuron receives: value int32, or uint8 around ``zero``; scale float64."""
-
-    value: ir.Value
-    scale: Float64
-    zero: int
-
 
 @dataclass(frozen=True)
 class _Neuron:
-    """The parameters of an integer neuron; mem: its membrane's value before the step."""
+    """The parameters of an integer neuron."""
 
-    mem: ir.Value
-    mem_bits: int
-    frac_bits: int
+    mem: Membrane
     decay: npt.NDArray[np.int32]
     threshold: npt.NDArray[np.int32]
 
 
-def _current(node: ir.Node) -> _Current | None:
-    dequantize = producer(node.inputs[0], "DequantizeLinear")
-    if dequantize is None or (value := dequantize.inputs[0]) is None:
-        return None
-    kind = quantized_type(dequantize)
-    if kind == ir.DataType.INT32:
-        return _Current(value, _grid(node, dequantize, "current"), 0)
-    zero = constant(dequantize.inputs[2])
-    if kind != ir.DataType.UINT8 or zero is None or zero.size != 1:
-        raise PassError(node, f"its current is dequantized from {kind.name.lower()}", _CANONICAL)
-    return _Current(value, _scale(node, dequantize, "current"), int(zero.item()))
-
-
-def _grid(node: ir.Node, quantizer: ir.Node, what: str) -> Float64:
-    """The scale of a (de)quantizer whose zero point is 0."""
-    zero = constant(quantizer.inputs[2])
-    if zero is None or zero.any():
-        raise PassError(node, f"the zero point of its {what} is not 0", "quantize symmetrically")
-    return _scale(node, quantizer, what)
-
-
-def _scale(node: ir.Node, quantizer: ir.Node, what: str) -> Float64:
-    """The scale, [C] or a scalar."""
-    scale = constant(quantizer.inputs[1])
-    if scale is None:
-        raise PassError(node, f"the scale of its {what} is no constant", "make it an initializer")
-    if scale.size > 1 and attribute(quantizer, "axis", 1) != 1:
-        raise PassError(node, f"the scale of its {what} runs along another axis", "use axis 1")
-    return scale.astype(np.float64) if scale.size > 1 else scale.astype(np.float64).reshape(())
-
-
-def _check_written_back(node: ir.Node, scale: Float64) -> None:
-    """The membrane leaves the neuron through a quantizer with the scale it came in with."""
-    mem_out = node.outputs[1]
-    readers = [reader for reader, _ in mem_out.uses()]
-    fits = (
-        not mem_out.is_graph_output()
-        and len(readers) == 1
-        and is_op(readers[0], "QuantizeLinear")
-        and np.array_equal(_grid(node, readers[0], "new membrane"), scale)
-    )
-    if not fits:
-        raise PassError(
-            node,
-            "its new membrane is not quantized as the old one was",
-            "let mem_out go into one QuantizeLinear with the membrane's scale and nothing else",
-        )
-
-
-def _frac_bits(node: ir.Node, current: Float64, mem: Float64) -> int:
-    """f of ``s_mem = s_current / 2^f``."""
-    ratios = np.log2(np.broadcast_to(current, np.broadcast_shapes(current.shape, mem.shape)) / mem)
-    frac_bits = int(np.rint(ratios.flat[0]))
-    if not (ratios == frac_bits).all():
-        raise PassError(
-            node,
-            "its membrane's scale is not the current's divided by one power of two",
-            f"set it to the current's scale / 2^{frac_bits} in every channel",
-        )
-    return frac_bits
-
-
-def _replace_neuron(graph: ir.Graph, node: ir.Node, current: _Current, neuron: _Neuron) -> str:
+def _replace_neuron(graph: ir.Graph, node: ir.Node, current: Current, neuron: _Neuron) -> str:
     """Put the integer neuron in place; returns the layer's name."""
-    layer = (neuron.mem.name or label(node)).partition(".")[2] or (node.name or "neuron")
+    layer = (neuron.mem.value.name or label(node)).partition(".")[2] or (node.name or "neuron")
     parameters = [
         new_constant(f"{layer}.decay", neuron.decay),
         new_constant(f"{layer}.threshold", neuron.threshold),
     ]
     integer = ir.node(
         "QLIF",
-        [_accumulator(graph, node, current, layer), neuron.mem, *parameters],
-        {"frac_bits": neuron.frac_bits, "reset": attribute(node, "reset")},
+        [_accumulator(graph, node, current, layer), neuron.mem.value, *parameters],
+        {"frac_bits": neuron.mem.frac_bits, "reset": attribute(node, "reset")},
         domain=DOMAIN,
         num_outputs=2,
         name=f"{layer}.QLIF",
     )
     graph.insert_after(node, integer)
-    mem_type = ir.TensorType(ir.DataType.from_numpy(np.dtype(f"int{neuron.mem_bits}")))
+    mem_type = ir.TensorType(ir.DataType.from_numpy(np.dtype(f"int{neuron.mem.bits}")))
     spike, mem_out = integer.outputs
-    spike.type, mem_out.type, neuron.mem.type = ir.TensorType(ir.DataType.UINT8), mem_type, mem_type
+    spike.type = ir.TensorType(ir.DataType.UINT8)
+    mem_out.type = neuron.mem.value.type = mem_type
     spike.shape, mem_out.shape = node.outputs[0].shape, node.outputs[1].shape
     _hand_over_membrane(graph, node, neuron, mem_out)
     _hand_over_spikes(graph, node, integer, spike)
@@ -237,7 +135,7 @@ def _replace_neuron(graph: ir.Graph, node: ir.Node, current: _Current, neuron: _
     return layer
 
 
-def _accumulator(graph: ir.Graph, node: ir.Node, current: _Current, layer: str) -> ir.Value:
+def _accumulator(graph: ir.Graph, node: ir.Node, current: Current, layer: str) -> ir.Value:
     """The current as int32 around 0."""
     if current.zero == 0 and current.value.dtype != ir.DataType.UINT8:
         return current.value
@@ -253,7 +151,7 @@ def _accumulator(graph: ir.Graph, node: ir.Node, current: _Current, layer: str) 
 
 def _hand_over_membrane(graph: ir.Graph, node: ir.Node, neuron: _Neuron, mem_out: ir.Value) -> None:
     old = node.outputs[1]
-    if neuron.mem is node.inputs[1]:
+    if neuron.mem.value is node.inputs[1]:
         take_place(old, mem_out)
         return
     ((quantizer, _),) = old.uses()
@@ -270,7 +168,9 @@ def _hand_over_spikes(graph: ir.Graph, node: ir.Node, integer: ir.Node, spike: i
         if not is_op(reader, "QuantizeLinear") or not is_unit_grid(reader):
             continue
         old, new = reader.outputs[0], spike
-        kind = quantized_type(reader)
+        kind = quantized_element(reader)
+        if kind is None:
+            continue
         if kind != ir.DataType.UINT8 or (old.is_graph_output() and spike.is_graph_output()):
             last = _convert(graph, last, "Cast", [spike], {"to": int(kind)})
             new = last.outputs[0]
@@ -305,7 +205,7 @@ def _dequantized(graph: ir.Graph, real: ir.Value, spike: ir.Value, after: ir.Nod
 
 
 def _layer_metadata(
-    artifact: Artifact, name: str, current: _Current, neuron: _Neuron
+    artifact: Artifact, name: str, current: Current, neuron: _Neuron
 ) -> list[Layer]:
     """The layer of that name with its integers."""
     found = [layer for layer in artifact.layers if layer.name == name]
@@ -313,8 +213,8 @@ def _layer_metadata(
     return [
         replace(
             layer,
-            frac_bits=neuron.frac_bits,
-            mem_bits=neuron.mem_bits,
+            frac_bits=neuron.mem.frac_bits,
+            mem_bits=neuron.mem.bits,
             weight_bits=layer.weight_bits or 8,
             decay=tuple(int(v) for v in neuron.decay),
             threshold=tuple(int(v) for v in neuron.threshold),

@@ -84,6 +84,18 @@ def quantized_type(node: ir.Node) -> np.dtype[Any] | None:
     return None if x is None else value_type(x)
 
 
+def quantized_element(node: ir.Node) -> ir.DataType | None:
+    """The same type as onnx-ir names it; None for types of less than 8 bits too."""
+    dtype = quantized_type(node)
+    return ir.DataType.from_numpy(dtype) if is_standard_integer(dtype) and dtype else None
+
+
+def is_unit_grid(node: ir.Node) -> bool:
+    """Whether a Q or DQ has scale 1 and zero point 0, per tensor or in every channel."""
+    given = parameters(node)
+    return given is not None and bool((given.scale == 1).all() and not given.zero.any())
+
+
 def value_type(value: ir.Value) -> np.dtype[Any] | None:
     """The element type of a value: as noted, of its constant, or of what computes it."""
     array = constant(value)

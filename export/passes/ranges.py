@@ -117,10 +117,20 @@ def _type_range(value: ir.Value) -> Range:
 
 def clip_bounds(node: ir.Node) -> Range:
     """The constant bounds of a Clip; infinite where absent or computed."""
-    bounds = list(_EVERYTHING)
-    for position in (1, 2):
-        value = node.inputs[position] if position < len(node.inputs) else None
-        array = constant(value)
-        if array is not None:
-            bounds[position - 1] = float(array.reshape(()))
-    return bounds[0], bounds[1]
+    low, high = (_bound(node, position) for position in (1, 2))
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def limits_of(node: ir.Node | None) -> Range | None:
+    """What a Relu or Clip limits to; None for other operators and for bounds that are computed."""
+    if node is not None and is_op(node, "Relu"):
+        return 0, math.inf
+    if node is None or not is_op(node, "Clip"):
+        return None
+    given = [n for n in (1, 2) if n < len(node.inputs) and node.inputs[n] is not None]
+    return None if any(_bound(node, n) is None for n in given) else clip_bounds(node)
+
+
+def _bound(node: ir.Node, position: int) -> float | None:
+    array = constant(node.inputs[position]) if position < len(node.inputs) else None
+    return None if array is None or array.size != 1 else float(array.reshape(()))

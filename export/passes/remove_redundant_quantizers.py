@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from export.arithmetic import quantize
-from export.passes.base import Array, GraphPass, constant, is_op, producer
+from export.passes.base import Array, GraphPass, is_op, producer
 from export.passes.quantizers import (
     DEQUANTIZE,
     QUANTIZE,
@@ -19,7 +18,7 @@ from export.passes.quantizers import (
     parameters,
     value_type,
 )
-from export.passes.ranges import Ranges, clip_bounds
+from export.passes.ranges import Ranges, limits_of
 
 _SMALLEST_SCALE = 1e-30
 """Above it, no product of a level and the scale is a subnormal float32."""
@@ -103,19 +102,14 @@ def _clips(model: ir.Model) -> int:
         value = node.inputs[0]
         if value is None or not is_standard_integer(value_type(value)):
             return 0
-        if not all(_known(node, position) for position in (1, 2)):
+        limits = limits_of(node)
+        if limits is None:
             return 0
         low, high = ranges.of(value)
-        floor, ceiling = clip_bounds(node)
+        floor, ceiling = limits
         return _substitute(node.outputs[0], value) if floor <= low and high <= ceiling else 0
 
     return _each(model, lambda node: is_op(node, "Clip"), change)
-
-
-def _known(node: ir.Node, position: int) -> bool:
-    """Whether a bound of a Clip is absent or constant."""
-    value = node.inputs[position] if position < len(node.inputs) else None
-    return value is None or constant(value) is not None
 
 
 def _rectifiers(model: ir.Model) -> int:
@@ -126,11 +120,8 @@ def _rectifiers(model: ir.Model) -> int:
         given = parameters(node)
         if source is None or given is None or not is_standard_integer(given.zero.dtype):
             return 0
-        if is_op(source, "Relu"):
-            bounds = (0.0, math.inf)
-        elif is_op(source, "Clip") and all(_known(source, position) for position in (1, 2)):
-            bounds = clip_bounds(source)
-        else:
+        bounds = limits_of(source)
+        if bounds is None:
             return 0
         info = np.iinfo(given.zero.dtype)
         low, high = (_level(bound, given.scale, given.zero) for bound in bounds)
