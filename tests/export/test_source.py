@@ -17,8 +17,9 @@ from export.files import write_model
 from export.graphs.builder import Dims
 from export.graphs.integer import integer_model
 from export.graphs.source import source_model
-from quant import IntegerNetwork, QuantOptions
+from quant import IntegerNetwork, LayerOptions, QuantOptions, load_spec, save_spec
 from quant.spec import derive_decay, derive_threshold
+from runtime.artifact import load_model
 from runtime.session import StatefulSession
 
 RESOLUTION = (18, 26)
@@ -128,6 +129,28 @@ def test_the_passes_give_the_integer_network(
                 np.testing.assert_array_equal(value, getattr(states[layer], role).numpy())
             np.testing.assert_array_equal(session.outputs()["flow_acc"], expected.flow_acc.numpy())
     assert all(fired.values())
+
+
+def test_weight_bits_of_every_layer(make_sources: Callable[..., Any], tmp_path: Path) -> None:
+    """From the options over a checkpoint to the metadata of source and integer files."""
+    own = {"head": LayerOptions(3), "R1a": LayerOptions(5), "pred": LayerOptions(8)}
+    spec = make_sources("LIFFireNet_short", QuantOptions(7, layers=own)).spec
+    loaded = load_spec(save_spec(spec, tmp_path / "q.safetensors"))
+    assert loaded.weight_bits == 8
+    for name, build in (("source", source_model), ("integer", integer_model)):
+        path = write_model(build(loaded, Dims(RESOLUTION, False)), tmp_path / f"{name}.onnx")
+        layers = load_model(path).artifact.layers
+        assert {layer.name: layer.weight_bits for layer in layers} == {
+            "head": 3, "G1": 7, "R1a": 5, "G2": 7, "R2a": 7,
+        }  # fmt: skip
+
+
+def test_float_neurons_have_float_membranes(make_sources: Callable[..., Any]) -> None:
+    spec = make_sources("LIFFireNet_short", QuantOptions(neuron="float")).spec
+    dims = Dims(RESOLUTION, False)
+    model = source_model(spec, dims)
+    assert model == source_model(spec, dims, conv_only=True)
+    assert not any(t.name.endswith(("mem_scale", "mem_zero")) for t in model.graph.initializer)
 
 
 def test_uint8_currents_have_scalar_grids(make_sources: Callable[..., Any]) -> None:
