@@ -8,6 +8,8 @@ concatenates its two inputs, so it is one convolution with one output quantizer.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -100,4 +102,8 @@ def qdq_model(
     acc = builder.op("Conv", inputs, "pred.conv", {"strides": [1, 1], "pads": [0] * 4})
     builder.output(builder.op("Tanh", [acc], "flow"), "float32", dims.shape(2))
     artifact = float_artifact(builder, model, dims, kind="qdq")
-    return builder.model([lif_op.spec.function("LIF")], artifact)
+    layers = tuple(
+        replace(layer, weight_bits=integers.weight_bits)
+        for layer, integers in zip(artifact.layers, spec.layers, strict=True)
+    )
+    return builder.model([lif_op.spec.function("LIF")], replace(artifact, layers=layers))

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from export.files import write_model
 from export.graphs.builder import Dims
 from export.graphs.integer import integer_model
+from export.graphs.quantize_dequantize import qdq_model
 from export.graphs.source import source_model
 from quant import IntegerNetwork, LayerOptions, QuantOptions, load_spec, save_spec
 from quant.spec import derive_decay, derive_threshold
@@ -134,11 +135,17 @@ def test_the_passes_give_the_integer_network(
 def test_weight_bits_of_every_layer(make_sources: Callable[..., Any], tmp_path: Path) -> None:
     """From the options over a checkpoint to the metadata of source and integer files."""
     own = {"head": LayerOptions(3), "R1a": LayerOptions(5), "pred": LayerOptions(8)}
-    spec = make_sources("LIFFireNet_short", QuantOptions(7, layers=own)).spec
-    loaded = load_spec(save_spec(spec, tmp_path / "q.safetensors"))
+    sources = make_sources("LIFFireNet_short", QuantOptions(7, layers=own))
+    loaded = load_spec(save_spec(sources.spec, tmp_path / "q.safetensors"))
     assert loaded.weight_bits == 8
-    for name, build in (("source", source_model), ("integer", integer_model)):
-        path = write_model(build(loaded, Dims(RESOLUTION, False)), tmp_path / f"{name}.onnx")
+    dims = Dims(RESOLUTION, False)
+    models = {
+        "source": source_model(loaded, dims),
+        "integer": integer_model(loaded, dims),
+        "qdq": qdq_model(sources.model, loaded, sources.calibration, dims),
+    }
+    for name, model in models.items():
+        path = write_model(model, tmp_path / f"{name}.onnx")
         layers = load_model(path).artifact.layers
         assert {layer.name: layer.weight_bits for layer in layers} == {
             "head": 3, "G1": 7, "R1a": 5, "G2": 7, "R2a": 7,
