@@ -4,34 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
 import lif_op.spec
 from export.errors import ExportError
-from export.passes.base import (
-    FunctionPass,
-    PassError,
-    attribute,
-    constant,
-    producer,
-)
-from export.passes.quantizers import value_type
+from export.passes.base import FunctionPass
+from export.passes.convolution_sums import CONVOLUTIONS, largest_sums
 from export.passes.ranges import Ranges
 from lif_op.spec import DOMAIN
 from quant.spec import EXACT_FLOAT32
 from runtime.graph import LIBRARY_DOMAINS, all_nodes
 from runtime.graph_checks import canonical_body
 
-Int64 = npt.NDArray[np.int64]
 Op = tuple[str, str]
-
-_CONVOLUTIONS = {"QConv": (1, 2, None), "QConvLIF": (1, 2, None), "QConvLIFRec": (1, 2, 4)}
-"""Where the weight, the bias and the recurrent weight of each convolution are."""
-
-_BYTE = float(np.iinfo(np.uint8).max)
 
 
 class AttachFunctions(FunctionPass):
@@ -95,8 +81,7 @@ def _body(op: Op, strict: set[Op]) -> onnx.FunctionProto:
 def inexact_ops(model: onnx.ModelProto) -> set[Op]:
     """The ops with a convolution of which float32 might not hold every sum.
 
-    It holds them while ``x_max * sum|w| + |b| <= 2^24`` in every channel, where x_max is 1 for
-    spikes, 127 for the event counts of an artifact, and what the graph proves for other bytes.
+    It holds them up to 2^24.
 
     Raises:
         PassError: a weight or bias is computed in the graph.
@@ -107,62 +92,6 @@ def inexact_ops(model: onnx.ModelProto) -> set[Op]:
         (node.domain, node.op_type)
         for node in parsed.graph.all_nodes()
         if node.domain == DOMAIN
-        and node.op_type in _CONVOLUTIONS
-        and _largest_sum(node, ranges) > EXACT_FLOAT32
+        and node.op_type in CONVOLUTIONS
+        and int(largest_sums(node, ranges).max(initial=0)) > EXACT_FLOAT32
     }
-
-
-def _largest_sum(node: ir.Node, ranges: Ranges) -> int:
-    at_weight, at_bias, at_recurrent = _CONVOLUTIONS[node.op_type]
-    weight = _integers(node, at_weight)
-    limits = _limits(node.inputs[0], weight.shape[1], ranges)
-    sums = _magnitudes(weight) @ limits + np.abs(_integers(node, at_bias))
-    if at_recurrent is not None:
-        sums += _magnitudes(_integers(node, at_recurrent)).sum(axis=1)
-    return int(sums.max(initial=0))
-
-
-def _integers(node: ir.Node, position: int) -> Int64:
-    array = constant(node.inputs[position])
-    if array is None:
-        raise PassError(
-            node, "its weight or bias is computed in the graph", "run fold_weights before"
-        )
-    return array.astype(np.int64)
-
-
-def _magnitudes(weight: Int64) -> Int64:
-    """Sum of magnitudes for each output and input channel, [Cout, Cin]."""
-    magnitudes: Int64 = np.abs(weight).reshape(*weight.shape[:2], -1).sum(axis=2)
-    return magnitudes
-
-
-def _limits(x: ir.Value | None, channels: int, ranges: Ranges) -> Int64:
-    """The largest value of every input channel, [Cin]."""
-    concat = producer(x, "Concat")
-    if concat is None or attribute(concat, "axis") != 1:
-        return np.full(channels, _largest(x, ranges), np.int64)
-    largest = [_largest(part, ranges) for part in concat.inputs]
-    sizes = [_channels(part) for part in concat.inputs]
-    if sizes.count(None) == 1:
-        rest = channels - sum(size for size in sizes if size is not None)
-        sizes = [rest if size is None else size for size in sizes]
-    known = [size for size in sizes if size is not None and size >= 0]
-    if len(known) < len(sizes) or sum(known) != channels:
-        return np.full(channels, max(largest), np.int64)
-    return np.repeat(largest, known)
-
-
-def _largest(x: ir.Value | None, ranges: Ranges) -> int:
-    """Packed spikes are words, of which the convolution reads the bits."""
-    packed = x is not None and value_type(x) == np.uint32
-    if packed or producer(x, "PackSpikes", DOMAIN) is not None:
-        return 1
-    return int(min(ranges.of(x)[1], _BYTE))
-
-
-def _channels(value: ir.Value | None) -> int | None:
-    if value is None or value.shape is None or value.shape.rank() < 2:
-        return None
-    size = value.shape[1]
-    return size if isinstance(size, int) else None

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
-from calib_data.encodings import COUNT_LIMIT
-from export.deeploy import DOMAIN, INT32_LIMIT
+from export.deeploy import DOMAIN
 from export.passes.base import (
     Array,
     GraphPass,
     PassError,
     add_constant,
     attribute,
-    constant,
     is_op,
     only_user,
     producer,
     replace,
+    required_constant,
 )
+from export.passes.convolution_sums import largest_products
+from export.passes.fixed_point import Shift, exact_shift, nearest_shift
+from export.passes.ranges import Ranges
+from export.passes.rewiring import remove_unread
 from lif_op.spec import DOMAIN as SNN
 from runtime.graph_checks import EVENTS, FLOW, FLOW_ACC
-
-_LARGEST_ADD = 500
-"""Deeploy's generic target rounds ``add / mul`` where it is this large or larger."""
-
-Int64 = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Shift:
-    """mul, add: [C]. div: a power of two. n_levels, signed: of the result."""
-
-    mul: Int64
-    add: Int64
-    div: int
-    n_levels: int
-    signed: bool
 
 
 class RequantShift(GraphPass):
@@ -76,27 +59,27 @@ class RequantShift(GraphPass):
             PassError: positive fractional bits, a convolution with zero points or an accumulator
                 read by anything else, or values that do not fit int32.
         """
-        graph, changes = model.graph, 0
+        graph, changes, ranges = model.graph, 0, Ranges(model)
         for node in list(graph):
             if is_op(node, "QConv", SNN):
-                changes += _convolution(graph, node)
+                changes += _convolution(graph, node, ranges)
             elif is_op(node, "QLinearConv"):
                 changes += _linear(graph, node)
         for node in list(graph):
             if is_op(node, "QLIF", SNN):
                 changes += _neuron(graph, node)
-        changes += _end_at_accumulator(graph)
+        changes += _end_at_accumulator(model)
         if changes:
             _relabel(model)
         return changes
 
 
-def _convolution(graph: ir.Graph, node: ir.Node) -> int:
-    weight, bias = _constant(node, 1, "weight"), _constant(node, 2, "bias")
-    reach = _reach(node, weight)
+def _convolution(graph: ir.Graph, node: ir.Node, ranges: Ranges) -> int:
+    weight, bias = required_constant(node, 1, "weight"), required_constant(node, 2, "bias")
+    reach = largest_products(node, 1, ranges)
     acc = node.outputs[0]
     if acc.name == FLOW_ACC:
-        shift = _exact(node, bias, reach, 0, 32)
+        shift = exact_shift(node, bias, reach, 0, 32)
     else:
         reader = only_user(acc)
         if reader is None or not is_op(reader, "QLIF", SNN):
@@ -105,42 +88,19 @@ def _convolution(graph: ir.Graph, node: ir.Node) -> int:
                 "its accumulator is read by something else than one neuron",
                 "merge the recurrent convolutions first (merge_recurrent)",
             )
-        bits = 16 if reader.inputs[1] is not None and _is_wide(reader.inputs[1]) else 8
-        shift = _exact(reader, bias, reach, int(attribute(reader, "frac_bits")), bits)
+        mem = reader.inputs[1]
+        bits = 16 if mem is not None and mem.dtype == ir.DataType.INT16 else 8
+        shift = exact_shift(reader, bias, reach, int(attribute(reader, "frac_bits")), bits)
     result = _emit(graph, node, node.inputs[0], weight, node.inputs[1], shift)
     if result.name != FLOW_ACC:
         result.name = f"{(node.name or 'layer').removesuffix('.acc')}.current"
     return 1
 
 
-def _exact(node: ir.Node, bias: Array, reach: Int64, frac_bits: int, bits: int) -> _Shift:
-    """The neuron's current: ``clamp(floor((acc + b + half) / 2^-f))``, multiplied through."""
-    if frac_bits > 0:
-        raise PassError(
-            node,
-            f"frac_bits {frac_bits} scales the current up after its clamp, which no RequantShift "
-            "does",
-            "quantize with --frac-bits 0 or less",
-        )
-    # The factor cancels; it only keeps add / mul small enough for the generic target.
-    mul = 1
-    while int(np.abs(bias).max(initial=0)) >= _LARGEST_ADD * mul:
-        mul *= 2
-    shift = _Shift(
-        np.full(len(bias), mul, np.int64),
-        bias.astype(np.int64) * mul,
-        mul * 2**-frac_bits,
-        2**bits,
-        True,
-    )
-    _check_range(node, shift, reach)
-    return shift
-
-
 def _linear(graph: ir.Graph, node: ir.Node) -> int:
     names = ("scale of x", "zero of x", "weight", "scale of w", "zero of w", "scale of y", "zero")
     x_scale, x_zero, weight, w_scale, w_zero, y_scale, y_zero = (
-        _constant(node, k, name) for k, name in enumerate(names, 1)
+        required_constant(node, k, name) for k, name in enumerate(names, 1)
     )
     if x_zero.any() or w_zero.any():
         raise PassError(
@@ -150,61 +110,16 @@ def _linear(graph: ir.Graph, node: ir.Node) -> int:
         )
     channels = weight.shape[0]
     has_bias = len(node.inputs) > 8 and node.inputs[8] is not None
-    bias = _constant(node, 8, "bias") if has_bias else np.zeros(channels, np.int32)
+    bias = required_constant(node, 8, "bias") if has_bias else np.zeros(channels, np.int32)
     factor = np.broadcast_to(
         x_scale.astype(np.float64) * w_scale.reshape(-1) / y_scale.astype(np.float64), channels
     )
-    shift = _fixed_point(node, factor, bias, int(y_zero), x_zero.dtype, y_zero.dtype, weight)
+    info = np.iinfo(x_zero.dtype)
+    magnitudes = np.abs(weight.astype(np.int64)).reshape(channels, -1).sum(axis=1)
+    reach = magnitudes * max(-int(info.min), int(info.max))
+    shift = nearest_shift(node, factor, bias, y_zero, reach)
     _emit(graph, node, node.inputs[0], weight, node.inputs[3], shift)
     return 1
-
-
-def _fixed_point(
-    node: ir.Node,
-    factor: npt.NDArray[np.float64],
-    bias: Array,
-    zero: int,
-    x_type: np.dtype[Any],
-    y_type: np.dtype[Any],
-    weight: Array,
-) -> _Shift:
-    """The widest multiplier whose intermediate values fit int32."""
-    info = np.iinfo(x_type)
-    largest = max(-int(info.min), int(info.max))
-    reach = np.abs(weight.astype(np.int64)).sum(axis=tuple(range(1, weight.ndim))) * largest
-    signed = y_type == np.int8
-    for exponent in range(30, -1, -1):
-        mul = np.rint(factor * 2.0**exponent).astype(np.int64)
-        add = bias.astype(np.int64) * mul + zero * 2**exponent
-        shift = _Shift(mul, add, 2**exponent, 2**8, signed)
-        if mul.min() > 0 and _peak(shift, reach) < INT32_LIMIT:
-            return shift
-    raise PassError(
-        node,
-        "no multiplier keeps its sums in int32 in every channel",
-        "use fewer weight bits or per-tensor weight scales",
-    )
-
-
-def _peak(shift: _Shift, reach: Int64) -> int:
-    return int((reach * shift.mul + np.abs(shift.add)).max()) + shift.div // 2
-
-
-def _check_range(node: ir.Node, shift: _Shift, reach: Int64) -> None:
-    peak = _peak(shift, reach)
-    if peak >= INT32_LIMIT:
-        raise PassError(
-            node,
-            f"acc * mul + add can reach {peak}, beyond int32",
-            "use fewer weight bits or smaller biases",
-        )
-
-
-def _reach(node: ir.Node, weight: Array) -> Int64:
-    """Largest magnitude of every channel's sum: counts go to 127, spikes to 1."""
-    sums = np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3))
-    x = node.inputs[0]
-    return sums * (COUNT_LIMIT if x is not None and x.name == EVENTS else 1)
 
 
 def _emit(
@@ -213,7 +128,7 @@ def _emit(
     x: ir.Value | None,
     weight: Array,
     weight_value: ir.Value | None,
-    shift: _Shift,
+    shift: Shift,
 ) -> ir.Value:
     """Put Conv and RequantShift in the place of a convolution; returns the result."""
     spatial = weight.ndim - 2
@@ -255,7 +170,7 @@ def _emit(
     requantized.outputs[0].type = ir.TensorType(ir.DataType.from_numpy(kind))
     old = list(node.inputs)
     replace(graph, [node], [conv, requantized])
-    _remove_unread(graph, old)
+    remove_unread(graph, old)
     return requantized.outputs[0]
 
 
@@ -266,7 +181,7 @@ def _neuron(graph: ir.Graph, node: ir.Node) -> int:
             "its current is not the accumulator of one convolution",
             "quantize with --current accumulator and merge recurrent convolutions",
         )
-    parameters = [_constant(node, k, what) for k, what in ((2, "decay"), (3, "threshold"))]
+    parameters = [required_constant(node, k, what) for k, what in ((2, "decay"), (3, "threshold"))]
     shape = (1, len(parameters[0]), 1, 1)
     values = [
         add_constant(graph, f"{node.name}.{what}", array.reshape(shape))
@@ -283,35 +198,19 @@ def _neuron(graph: ir.Graph, node: ir.Node) -> int:
     )
     lowered.outputs[0].type = ir.TensorType(ir.DataType.INT8)
     replace(graph, [node], [lowered])
-    _remove_unread(graph, old)
+    remove_unread(graph, old)
     return 1
 
 
-def _end_at_accumulator(graph: ir.Graph) -> int:
+def _end_at_accumulator(model: ir.Model) -> int:
     """Drop scale and tanh behind ``flow_acc``."""
-    flow = next((value for value in graph.outputs if value.name == FLOW), None)
-    if flow is None or not any(value.name == FLOW_ACC for value in graph.outputs):
+    outputs = model.graph.outputs
+    flow = next((value for value in outputs if value.name == FLOW), None)
+    if flow is None or not any(value.name == FLOW_ACC for value in outputs):
         return 0
-    graph.outputs.remove(flow)
-    pending = [flow.producer()]
-    while pending:
-        node = pending.pop()
-        if node is None or any(o.uses() or o.is_graph_output() for o in node.outputs):
-            continue
-        inputs = [value for value in node.inputs if value is not None]
-        graph.remove(node, safe=True)
-        pending += [value.producer() for value in inputs]
-        _remove_unread(graph, inputs)
+    outputs.remove(flow)
+    common.RemoveUnusedNodesPass()(model)
     return 1
-
-
-def _remove_unread(graph: ir.Graph, values: Iterable[ir.Value | None]) -> None:
-    """Drop initializers that nothing reads any more."""
-    for value in values:
-        if value is None or value.uses() or value.name is None:
-            continue
-        if value.name in graph.initializers:
-            del graph.initializers[value.name]
 
 
 def _relabel(model: ir.Model) -> None:
@@ -325,14 +224,3 @@ def _relabel(model: ir.Model) -> None:
     for node in model.graph:
         if is_op(node, "QLif", DOMAIN):
             node.outputs[0].type = ir.TensorType(ir.DataType.INT8)
-
-
-def _is_wide(mem: ir.Value) -> bool:
-    return mem.dtype == ir.DataType.INT16
-
-
-def _constant(node: ir.Node, index: int, what: str) -> Array:
-    value = constant(node.inputs[index])
-    if value is None:
-        raise PassError(node, f"its {what} is not a constant", "make it an initializer")
-    return value
