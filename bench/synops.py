@@ -30,7 +30,7 @@ from runtime.artifact import LoadedModel, load_model
 from runtime.evaluate import table_console
 from runtime.house import start_command
 
-DEFAULT_STEPS = 50
+DEFAULT_STEPS = 100
 _DISTINCT_WINDOWS = 64
 
 
