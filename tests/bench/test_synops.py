@@ -522,6 +522,12 @@ def test_errors_are_one_line(
 # --- the command --------------------------------------------------------------------------------
 
 
+def test_sizes_that_do_not_fit_into_memory_are_refused(make_file: Any, capsys: Any) -> None:
+    path = make_file("free.onnx", resolution=None)
+    assert run(path, "--resolution", 100_000, 100_000) == 2
+    assert "states need" in capsys.readouterr().err
+
+
 def test_command_on_random_events(make_file: Any, capsys: Any) -> None:
     assert run(make_file(), "--steps", 70, "--density", 0.3) == 0
     printed = capsys.readouterr().out
