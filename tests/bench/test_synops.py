@@ -370,6 +370,56 @@ def test_every_integer_form_has_the_same_counts(forms: dict[str, Path]) -> None:
     assert packed * 2 == whole
 
 
+def test_requantized_currents(active_network: Any, tmp_path: Path) -> None:
+    """Their convolutions are QLinearConv nodes, whose weights have zero points."""
+    import torch
+
+    from export.graphs.builder import Dims
+    from export.graphs.integer import integer_model
+    from quant import QuantOptions, calibrate, quantize
+
+    network = active_network("LIFFireNet_short")
+    scales = calibrate(network, [torch.from_numpy(window) for window in windows_of(np.float32)])
+    spec = quantize(network, QuantOptions(4, current="uint8"), scales)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(integer_model(spec, Dims(SIZE, free=True)).SerializeToString())
+    assert "QLinearConv" in {node.op_type for node in onnx.load(path).graph.node}
+    tensors = windows_of(np.uint8)
+    expected = brute_force(path, network_edges(path), tensors)
+    assert_equal(counted(path, tensors), expected)
+
+
+def test_zeros_of_weights_are_their_zero_points(make_file: Any) -> None:
+    """A grouped integer convolution of unsigned weights, zero at 7, one of them per channel."""
+    weight = np.random.default_rng(3).integers(6, 9, (4, 1, 3, 3)).astype(np.uint8)
+
+    def unsigned(model: onnx.ModelProto) -> None:
+        for name, array in {"u.w": weight, "u.x0": np.uint8(0), "u.w0": np.uint8(7)}.items():
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+        conv = next(n for n in model.graph.node if n.name == "head.conv")
+        attributes = {"pads": [1] * 4, "group": 2}
+        made = [
+            helper.make_node("Cast", ["events"], ["u.x"], to=TensorProto.UINT8),
+            helper.make_node(
+                "ConvInteger", ["u.x", "u.w", "u.x0", "u.w0"], ["u.acc"], **attributes
+            ),
+            helper.make_node("Cast", ["u.acc"], list(conv.output), to=TensorProto.FLOAT),
+        ]
+        others = [node for node in model.graph.node if node.name != "head.conv"]
+        del model.graph.node[:]
+        model.graph.node.extend([*made, *others])
+
+    path = make_file("u.onnx", unsigned, kind="float")
+    tensors = windows_of(np.float32)
+    sums = counted(path, tensors).layers[0].connections[0]
+    geometry = Geometry((3, 3), pads=(1, 1, 1, 1))
+    taps = weight.astype(int) - 7
+    assert sums.acs + sums.macs == sum(by_hand(x, taps, geometry, 2) for x in tensors)
+    ones = np.ones_like(tensors[0])
+    assert sums.dense == len(tensors) * by_hand(ones, np.ones_like(weight), geometry, 2)
+    assert sums.acs > 0 and sums.macs > 0 and sums.integer
+
+
 @pytest.mark.parametrize("name", ["float", "portable"])
 def test_float_neurons(forms: dict[str, Path], name: str) -> None:
     """The QDQ file has the integer file's weights, so also its dense operations."""
