@@ -8,7 +8,7 @@
 set -eu
 checked=0
 for object in "$@"; do
-  case $object in *avx*) ;; *) continue ;; esac
+  case ${object##*/} in *avx*) ;; *) continue ;; esac
   checked=$((checked + 1))
   # Defined global symbols (nm prints weak ones as V, W or u) that are none of our kernels.
   leaks=$(nm -C --defined-only --extern-only "$object" |
