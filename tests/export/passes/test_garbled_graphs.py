@@ -34,7 +34,6 @@ EXACT = {
     "expose_flow_accumulator",
     "concat_quantized",
     "scalar_scales",
-    "fuse_conv_lif",
     "unsigned_activations",
     "attach_functions",
     "inline_functions",
