@@ -14,6 +14,7 @@
 
 #include "lif_op/check.h"
 #include "lif_op/lif.h"
+#include "lif_op/peak.h"
 #include "lif_op/qconv.h"
 #include "lif_op/qlif.h"
 #include "lif_op/target.h"
@@ -148,6 +149,30 @@ std::vector<std::string> TargetNames() {
   return names;
 }
 
+py::list PeakTuples() {
+  py::list tuples;
+  for (const Peak& peak : PeaksHere()) {
+    tuples.append(py::make_tuple(peak.instruction, peak.target, peak.operands, peak.macs));
+  }
+  return tuples;
+}
+
+void RunPeak(const std::string& instruction, std::int64_t rounds) {
+  for (const Peak& peak : PeaksHere()) {
+    if (instruction != peak.instruction) continue;
+    const py::gil_scoped_release unlocked;
+    return peak.run(rounds);
+  }
+  throw std::invalid_argument("there is no peak of '" + instruction + "' on this machine");
+}
+
+void Stream(Array<std::int16_t>& mem) {
+  std::int16_t* const data = mem.mutable_data();
+  const std::int64_t count = mem.size();
+  const py::gil_scoped_release unlocked;
+  StreamMembranes(data, count);
+}
+
 // Arrays are taken as they are: a wrong type is an error, never a silent conversion.
 void DefineLif(py::module_& module) {
   module.def("lif", CanonicalLif, py::arg("current").noconvert(), py::arg("mem").noconvert(),
@@ -176,6 +201,16 @@ void DefineQconv(py::module_& module) {
              py::arg("parts") = 1, "snn::QConv: acc int32 [N, Cout, Ho, Wo].");
 }
 
+void DefinePeaks(py::module_& module) {
+  module.def("peaks", PeakTuples,
+             "What this core can multiply at most: (instruction, target, operands, "
+             "multiply-accumulates per round), slowest first.");
+  module.def("run_peak", RunPeak, py::arg("instruction"), py::arg("rounds"),
+             "Run rounds of multiply-accumulates, to be timed.");
+  module.def("stream", Stream, py::arg("mem").noconvert(),
+             "Read, change and write every membrane, int16, in place.");
+}
+
 }  // namespace
 }  // namespace lif_op
 
@@ -192,4 +227,5 @@ PYBIND11_MODULE(_core, module) {
   lif_op::DefineQlif<std::int16_t>(module);
   lif_op::DefineQlif<std::int8_t>(module);
   lif_op::DefineQconv(module);
+  lif_op::DefinePeaks(module);
 }

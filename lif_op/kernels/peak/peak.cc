@@ -1,0 +1,73 @@
+// Which roofs this CPU has. Apart from the dispatch of kernels, since some of these instructions
+// belong to no kernel: fused multiply-adds would round differently.
+#include "lif_op/peak.h"
+
+#include "kernels/peak/peak_contract.h"
+#include "lif_op/target.h"
+
+#if defined(LIF_OP_X86) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace lif_op {
+namespace {
+
+#ifdef LIF_OP_X86
+bool Runs(Target target) {
+  for (const Target supported : SupportedTargets()) {
+    if (supported == target) return true;
+  }
+  return false;
+}
+
+bool HasFma() { return Runs(Target::kAvx2) && __builtin_cpu_supports("fma") != 0; }
+
+#ifdef __linux__
+// Tiles are switched on for a process when it asks for them; asking twice does no harm.
+bool HasTiles() {
+  constexpr long kRequestState = 0x1023;
+  constexpr long kTileData = 18;
+  return __builtin_cpu_supports("amx-int8") != 0 &&
+         syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
+}
+#else
+bool HasTiles() { return false; }
+#endif
+#endif
+
+}  // namespace
+
+std::vector<Peak> PeaksHere() {
+  std::vector<Peak> peaks{
+      {"imul, add", "scalar", "int32", scalar::kIntegerMacs, scalar::IntegerPeak}};
+#ifdef LIF_OP_X86
+  if (HasFma()) {
+    peaks.push_back({"vfmadd231ps ymm", "avx2", "float32", avx2::kFloatMacs, avx2::FloatPeak});
+  }
+  if (Runs(Target::kAvx2)) {
+    peaks.push_back({"vpmaddubsw, vpmaddwd, vpaddd", "avx2", "uint8 x int8", avx2::kIntegerMacs,
+                     avx2::IntegerPeak});
+  }
+  if (Runs(Target::kAvx512Vnni)) {
+    peaks.push_back({"vfmadd231ps zmm", "avx512vnni", "float32", avx512vnni::kFloatMacs,
+                     avx512vnni::FloatPeak});
+    peaks.push_back({"vpdpbusd", "avx512vnni", "uint8 x int8", avx512vnni::kIntegerMacs,
+                     avx512vnni::IntegerPeak});
+  }
+  if (HasTiles()) {
+    peaks.push_back({"tdpbusd", "amx", "uint8 x int8", amx::kIntegerMacs, amx::IntegerPeak});
+  }
+#endif
+  return peaks;
+}
+
+void StreamMembranes(std::int16_t* mem, std::int64_t count) {
+#ifdef LIF_OP_X86
+  if (Runs(Target::kAvx512Vnni)) return avx512vnni::Stream(mem, count);
+  if (Runs(Target::kAvx2)) return avx2::Stream(mem, count);
+#endif
+  scalar::Stream(mem, count);
+}
+
+}  // namespace lif_op
