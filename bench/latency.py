@@ -12,7 +12,8 @@ convolutions*, the best that ONNX Runtime makes of the same convolutions (see ``
 
 With several threads the pools do not spin between steps, or the waiting pool of one network would
 take the cores of the other. The split by operator comes from a separate profiled run, memory from a
-process per artifact.
+process per artifact. *driver* is the part of a step outside ONNX Runtime's run: Python, and the
+check and the copy of the events.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import inputs, machine
+from bench.driver import driver_ms
 from bench.errors import BenchError
 from bench.memory import measure_memory
 from bench.operators import operator_times
@@ -47,6 +49,7 @@ from runtime.timing import Steps, Timing, time_interleaved, times_faster
 _DISTINCT_WINDOWS = 64
 _PROFILED_STEPS = 20
 _SPIKE_STEPS = 10
+_DRIVER_STEPS = 50
 STOCK = "stock"
 EIGHT_BIT = "8-bit convolutions"
 _QUANTIZED = (".int8", ".qdq")
@@ -74,6 +77,7 @@ class Measurement:
 
     native: whether the op library's kernels ran. operators: milliseconds per step by operator
     type. memory: see ``bench.memory``. spike_rate: share of neurons that fired per step.
+    driver_ms: part of a step outside ONNX Runtime's run.
     """
 
     path: Path
@@ -82,6 +86,7 @@ class Measurement:
     instruction_set: str
     timing: Timing
     spike_rate: float
+    driver_ms: float
     operators: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
 
@@ -95,6 +100,7 @@ class Measurement:
             "instruction_set": self.instruction_set,
             "latency": self.timing.to_dict(),
             "spike_rate": self.spike_rate,
+            "driver_ms": self.driver_ms,
             "operators_ms": self.operators,
             "memory": self.memory,
         }
@@ -143,6 +149,7 @@ def measure(
             instruction_set=machine.instruction_set(session.native),
             timing=timings[str(number)],
             spike_rate=_spike_rate(session, tensor),
+            driver_ms=driver_ms(session, tensor, steps=min(options.steps, _DRIVER_STEPS)),
         )
         if options.operators:
             result.operators = operator_times(
@@ -222,6 +229,10 @@ def main(argv: list[str] | None = None) -> int:
         name: timing.to_dict() | {"times_faster": times_faster(results[0].timing, timing)}
         for name, timing in baselines.items()
     }
+    if options.memory and STOCK in baselines:
+        report["baselines"][STOCK]["memory"] = measure_memory(
+            loaded[1].path, resolution, threads=options.threads, library="never"
+        )
     if arguments.json is not None:
         with atomic_path(arguments.json) as path:
             path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -290,12 +301,20 @@ def print_tables(results: Sequence[Measurement], report: dict[str, Any], out: Co
     for name, values in report["baselines"].items():
         out.print(
             f"{name}: {values['p50_ms']:.2f} ms; {results[0].path.name} is "
-            f"{values['times_faster']:.2f} times faster",
+            f"{_times(values['times_faster'])}",
             highlight=False,
         )
+    for line in _memory_lines(results, report):
+        out.print(line, highlight=False)
+    for result in results:
+        out.print(_driver(result), highlight=False)
     for result in results:
         if result.operators:
             out.print(_operator_table(result))
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f} times faster" if ratio >= 1 else f"{1 / ratio:.2f} times slower"
 
 
 def _comparison(results: Sequence[Measurement], report: dict[str, Any]) -> str:
@@ -308,6 +327,32 @@ def _comparison(results: Sequence[Measurement], report: dict[str, Any]) -> str:
     )
 
 
+def _memory_lines(results: Sequence[Measurement], report: dict[str, Any]) -> list[str]:
+    """Memory that stepping adds to an idle process, and its share of stock's."""
+    stock = report["baselines"].get(STOCK, {}).get("memory")
+    first = results[0].memory
+    if not stock or not first:
+        return []
+    own, other = (_added(memory) for memory in (first, stock))
+    share = f", {own / other:.2f} of stock's" if other > 0 else ""
+    return [
+        f"memory added by stepping: {results[0].path.name} {own / 2**20:.1f} MiB, "
+        f"stock {other / 2**20:.1f} MiB{share}"
+    ]
+
+
+def _added(memory: dict[str, int]) -> int:
+    return memory["stepping_bytes"] - memory["idle_bytes"]
+
+
+def _driver(result: Measurement) -> str:
+    share = result.driver_ms / result.timing.median_ms
+    return (
+        f"driver of {result.path.name}: {1e3 * result.driver_ms:.0f} µs per step outside ONNX "
+        f"Runtime, {100 * share:.2f} % of the step"
+    )
+
+
 def _latency_table(results: Sequence[Measurement]) -> Table:
     table = Table(title=f"time per step over {len(results[0].timing.seconds)} steps, in turn")
     for heading in ("artifact", "kernels"):
@@ -316,7 +361,7 @@ def _latency_table(results: Sequence[Measurement]) -> Table:
         table.add_column(heading, justify="right")
     for result in results:
         memory = result.memory
-        added = memory["stepping_bytes"] - memory["idle_bytes"] if memory else None
+        added = _added(memory) if memory else None
         table.add_row(
             result.path.name,
             f"library, {result.instruction_set}" if result.native else "ONNX Runtime only",

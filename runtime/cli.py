@@ -20,6 +20,8 @@ COMMANDS = {
     "runtime.evaluate": "drive files over a recording and score their flow",
     "runtime.parity": "compare two runs of a network bit for bit",
     "bench.latency": "measure time per step, memory and the split by operator",
+    "bench.kernels": "time every kernel on every target against the roofs of the core",
+    "bench.scaling": "sweep image size, threads and spike density, with charts",
     "bench.synops": "count synaptic operations, traffic and estimated energy by layer",
     "bench.recordings": "artifacts on a folder of real recordings",
     "calib_data.synthetic": "render a synthetic recording with exact flow",

@@ -493,6 +493,11 @@ class StatefulSession(Stream):
         """Inputs of the states that are updated in their own buffer."""
         return self._engine.inplace
 
+    @property
+    def engine(self) -> Engine:
+        """The ONNX Runtime session that the streams share."""
+        return self._engine
+
     def stream(self, *, resolution: tuple[int, int] | None = None, batch: int = 1) -> Stream:
         """An independent stream on the same ONNX Runtime session."""
         return Stream(self._engine, resolution or self._resolution, batch)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import inputs, latency, machine, memory, operators
+from bench import driver, inputs, latency, machine, memory, operators
 from bench.errors import BenchError
 from calib_data import console
 from runtime import StatefulSession, load_model
@@ -34,6 +34,8 @@ def test_command_beside_the_float_sibling(make_file: Any, tmp_path: Path, capsys
         "12 x 16",
         "stock: ",
         "8-bit convolutions: ",
+        "memory added by stepping: net.int8.onnx",
+        "driver of net.float.onnx",
     ):
         assert text in printed
     values = json.loads(out.read_text())
@@ -48,7 +50,9 @@ def test_command_beside_the_float_sibling(make_file: Any, tmp_path: Path, capsys
     assert 0 < values["input"]["active_pixels"] < 0.2
     assert first["memory"]["peak_bytes"] >= first["memory"]["idle_bytes"] > 1 << 20
     assert first["native"] == (first["instruction_set"] != "none")
-    assert 0 < first["spike_rate"] < 1
+    assert 0 < first["spike_rate"] < 1 and first["driver_ms"] > 0
+    stock = values["baselines"]["stock"]["memory"]
+    assert stock["peak_bytes"] >= stock["stepping_bytes"] >= stock["idle_bytes"] > 1 << 20
 
 
 def test_command_without_a_sibling(make_file: Any, capsys: Any) -> None:
@@ -222,4 +226,16 @@ def test_spike_rate_is_that_of_the_following_steps(make_file: Any) -> None:
     before = session.states()
     rate = latency._spike_rate(session, tensors)
     assert 0 < rate < 1
+    assert all(np.array_equal(before[n], a) for n, a in session.states().items())
+
+
+def test_driver_is_what_is_left_of_a_step(make_file: Any, monkeypatch: Any) -> None:
+    """A run that takes long must not count, and the session's state stays as it was."""
+    session = StatefulSession(make_file())
+    tensors = [np.ones((1, 2, 12, 16), np.uint8)]
+    session.step(tensors[0])
+    before, clock = session.states(), iter(np.cumsum([0, 3, 50, 2] * 4).astype(float))
+    # A step: begins, the run begins 3 later, ends 50 later, and the step ends 2 later.
+    monkeypatch.setattr(driver.time, "perf_counter", lambda: next(clock))
+    assert driver.driver_ms(session, tensors, steps=2) == pytest.approx(5e3)
     assert all(np.array_equal(before[n], a) for n, a in session.states().items())
