@@ -5,6 +5,7 @@
 #include "kernels/lif/lif_contract.h"
 #include "kernels/qconv/qconv_contract.h"
 #include "kernels/qconv_lif/qconv_lif_contract.h"
+#include "kernels/qconv_packed/qconv_packed_contract.h"
 #include "kernels/qlif/qlif_contract.h"
 #include "lif_op/target.h"
 
@@ -145,6 +146,9 @@ const QconvKernel& QconvFor(Target target) {
       LIF_OP_IF_X86({Target::kAvx2, avx2::Qconv}, {Target::kAvx512Vnni, avx512vnni::Qconv})};
   return Pick(target, kQconv)();
 }
+
+// One implementation serves all: its tables need no instruction set.
+const QconvPackedKernel& QconvPackedFor(Target) { return scalar::QconvPacked(); }
 
 namespace {
 

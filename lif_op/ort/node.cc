@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lif_op/qconv.h"
+#include "lif_op/spikes.h"
 
 namespace lif_op::ort {
 namespace {
@@ -89,6 +90,14 @@ const Value* NodeInfo::ConstantInput(std::size_t index) const {
   return is_constant != 0 ? value : nullptr;
 }
 
+void AlignedDelete::operator()(void* memory) const {
+  ::operator delete(memory, std::align_val_t{kQconvAlignment});
+}
+
+AlignedMemory AllocateAligned(std::size_t bytes) {
+  return AlignedMemory(::operator new(bytes, std::align_val_t{kQconvAlignment}));
+}
+
 Tensor ReadTensor(const Api& api, const Value* value) {
   Tensor tensor{TensorInfo(api, value).GetDims(), nullptr};
   // The only accessor there is. Inputs are not written to.
@@ -154,6 +163,39 @@ void ShapeInference::CopyShape(std::size_t input, std::size_t output, ElementTyp
   Status* status = api_.ShapeInferContext_SetOutputTypeShape(context_, output, info);
   Check(api_.SetTensorElementType(info, own));
   Check(status);
+}
+
+std::vector<std::string> ShapeInference::Dimensions(std::size_t input) const {
+  TensorTypeAndShapeInfo* info = nullptr;
+  Check(api_.ShapeInferContext_GetInputTypeShape(context_, input, &info));
+  std::size_t rank = 0;
+  Check(api_.GetDimensionsCount(info, &rank));
+  std::vector<const char*> names(rank, nullptr);
+  Check(api_.GetSymbolicDimensions(info, names.data(), rank));
+  std::vector<std::string> dimensions;
+  for (const char* name : names) dimensions.emplace_back(name == nullptr ? "" : name);
+  return dimensions;
+}
+
+void ShapeInference::SetShape(std::size_t output, ElementType type,
+                              const std::vector<std::string>& dimensions) const {
+  TensorTypeAndShapeInfo* info = nullptr;
+  Check(api_.CreateTensorTypeAndShapeInfo(&info));
+  const auto release = [this](TensorTypeAndShapeInfo* made) {
+    api_.ReleaseTensorTypeAndShapeInfo(made);
+  };
+  const std::unique_ptr<TensorTypeAndShapeInfo, decltype(release)> owner(info, release);
+  std::vector<const char*> names;
+  for (const std::string& dimension : dimensions) names.push_back(dimension.c_str());
+  Check(api_.SetTensorElementType(info, type));
+  Check(api_.SetSymbolicDimensions(info, names.data(), names.size()));
+  Check(api_.ShapeInferContext_SetOutputTypeShape(context_, output, info));
+}
+
+std::string WordsText(const std::string& channels) {
+  const bool number = !channels.empty() && channels.size() < 18 &&
+                      channels.find_first_not_of("0123456789") == std::string::npos;
+  return number ? std::to_string(WordsFor(std::stoll(channels))) : "";
 }
 
 }  // namespace lif_op::ort

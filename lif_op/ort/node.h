@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "lif_op/check.h"
 #include "lif_op/types.h"
@@ -65,6 +67,13 @@ struct Tensor {
 };
 
 Tensor ReadTensor(const Api& api, const Value* value);
+
+// Memory for what a node packs, aligned for the kernels. Throws std::bad_alloc.
+struct AlignedDelete {
+  void operator()(void* memory) const;
+};
+using AlignedMemory = std::unique_ptr<void, AlignedDelete>;
+AlignedMemory AllocateAligned(std::size_t bytes);
 
 class ScratchMemory;
 
@@ -139,9 +148,20 @@ class ShapeInference {
   // The same with another type.
   void CopyShape(std::size_t input, std::size_t output, ElementType type) const;
 
+  // The dimensions of an input as text: a number, a symbol, or empty where nothing is known. No
+  // dimensions at all where the rank is not known.
+  std::vector<std::string> Dimensions(std::size_t input) const;
+
+  // Gives an output a type and, unless the rank is not known, dimensions in that form.
+  void SetShape(std::size_t output, ElementType type,
+                const std::vector<std::string>& dimensions) const;
+
  private:
   const Api& api_;
   ShapeInferContext* context_;
 };
+
+// The number of words for so many channels, in the form of dimensions as text.
+std::string WordsText(const std::string& channels);
 
 }  // namespace lif_op::ort
