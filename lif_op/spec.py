@@ -234,14 +234,17 @@ def pack_spikes(spikes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
     last = spikes.transpose(0, 2, 3, 1)
     unused = -last.shape[3] % WORD_BITS
     padded = np.pad(last, ((0, 0), (0, 0), (0, 0), (0, unused)))
-    apart = padded.reshape(*last.shape[:3], -1, WORD_BITS).astype(np.uint32)
-    return np.bitwise_or.reduce(apart << np.arange(WORD_BITS, dtype=np.uint32), axis=-1)
+    apart = padded.reshape(*last.shape[:3], words(spikes.shape[1]), WORD_BITS).astype(np.uint32)
+    packed = np.bitwise_or.reduce(apart << np.arange(WORD_BITS, dtype=np.uint32), axis=-1)
+    return np.ascontiguousarray(packed)
 
 
 def unpack_spikes(packed: npt.NDArray[np.uint32], channels: int) -> npt.NDArray[np.uint8]:
     """Undo ``pack_spikes``: uint32 [N, H, W, ceil(C / 32)] to uint8 [N, C, H, W]."""
     apart = packed[..., np.newaxis] >> np.arange(WORD_BITS, dtype=np.uint32) & np.uint32(1)
-    last = apart.reshape(*packed.shape[:3], -1)[..., :channels].astype(np.uint8)
+    last = apart.reshape(*packed.shape[:3], words(channels) * WORD_BITS)[..., :channels].astype(
+        np.uint8
+    )
     return np.ascontiguousarray(last.transpose(0, 3, 1, 2))
 
 

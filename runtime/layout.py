@@ -16,6 +16,15 @@ def channels_first(artifact: Artifact, state: State, array: Array) -> Array:
     return array.transpose(0, 3, 1, 2) if state.layout == "NHWC" else array
 
 
+def from_channels_first(state: State, array: Array) -> Array:
+    """The inverse: an array [N, C, H, W] in the layout of a state."""
+    if state.layout == "packed32":
+        return lif_op.spec.pack_spikes(array.astype(np.uint8, copy=False))
+    if state.layout == "NHWC":
+        return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+    return array
+
+
 def unpacked(spikes: Array, channels: int) -> Array:
     """Spikes one value a neuron: packed words are unpacked, other arrays stay as they are."""
     if spikes.dtype != np.uint32:

@@ -54,6 +54,7 @@ enum class InputOutputCharacteristic : int { kRequired = 0 };
   X(51, GetTensorMutableData, Status*, (Value*, void**))                                        \
   X(57, CreateTensorTypeAndShapeInfo, Status*, (TensorTypeAndShapeInfo**))                      \
   X(58, SetTensorElementType, Status*, (TensorTypeAndShapeInfo*, ElementType))                  \
+  X(59, SetDimensions, Status*, (TensorTypeAndShapeInfo*, const std::int64_t*, std::size_t))    \
   X(60, GetTensorElementType, Status*, (const TensorTypeAndShapeInfo*, ElementType*))           \
   X(61, GetDimensionsCount, Status*, (const TensorTypeAndShapeInfo*, std::size_t*))             \
   X(62, GetDimensions, Status*, (const TensorTypeAndShapeInfo*, std::int64_t*, std::size_t))    \

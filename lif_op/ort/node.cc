@@ -165,37 +165,45 @@ void ShapeInference::CopyShape(std::size_t input, std::size_t output, ElementTyp
   Check(status);
 }
 
-std::vector<std::string> ShapeInference::Dimensions(std::size_t input) const {
+std::vector<Dimension> ShapeInference::Dimensions(std::size_t input) const {
   TensorTypeAndShapeInfo* info = nullptr;
   Check(api_.ShapeInferContext_GetInputTypeShape(context_, input, &info));
   std::size_t rank = 0;
   Check(api_.GetDimensionsCount(info, &rank));
-  std::vector<const char*> names(rank, nullptr);
-  Check(api_.GetSymbolicDimensions(info, names.data(), rank));
-  std::vector<std::string> dimensions;
-  for (const char* name : names) dimensions.emplace_back(name == nullptr ? "" : name);
+  Dims sizes(rank, -1);
+  Check(api_.GetDimensions(info, sizes.data(), rank));
+  std::vector<const char*> symbols(rank, nullptr);
+  Check(api_.GetSymbolicDimensions(info, symbols.data(), rank));
+  std::vector<Dimension> dimensions(rank);
+  for (std::size_t i = 0; i < rank; ++i) {
+    dimensions[i].size = sizes[i];
+    if (symbols[i] != nullptr) dimensions[i].symbol = symbols[i];
+  }
   return dimensions;
 }
 
 void ShapeInference::SetShape(std::size_t output, ElementType type,
-                              const std::vector<std::string>& dimensions) const {
+                              const std::vector<Dimension>& dimensions) const {
   TensorTypeAndShapeInfo* info = nullptr;
   Check(api_.CreateTensorTypeAndShapeInfo(&info));
   const auto release = [this](TensorTypeAndShapeInfo* made) {
     api_.ReleaseTensorTypeAndShapeInfo(made);
   };
   const std::unique_ptr<TensorTypeAndShapeInfo, decltype(release)> owner(info, release);
-  std::vector<const char*> names;
-  for (const std::string& dimension : dimensions) names.push_back(dimension.c_str());
+  Dims sizes;
+  std::vector<const char*> symbols;
+  for (const Dimension& dimension : dimensions) {
+    sizes.push_back(dimension.size);
+    symbols.push_back(dimension.symbol.c_str());
+  }
   Check(api_.SetTensorElementType(info, type));
-  Check(api_.SetSymbolicDimensions(info, names.data(), names.size()));
+  Check(api_.SetDimensions(info, sizes.data(), sizes.size()));
+  Check(api_.SetSymbolicDimensions(info, symbols.data(), symbols.size()));
   Check(api_.ShapeInferContext_SetOutputTypeShape(context_, output, info));
 }
 
-std::string WordsText(const std::string& channels) {
-  const bool number = !channels.empty() && channels.size() < 18 &&
-                      channels.find_first_not_of("0123456789") == std::string::npos;
-  return number ? std::to_string(WordsFor(std::stoll(channels))) : "";
+Dimension WordsFor(const Dimension& channels) {
+  return {channels.size < 0 ? -1 : lif_op::WordsFor(channels.size), ""};
 }
 
 }  // namespace lif_op::ort

@@ -134,6 +134,15 @@ void NodeRun::ParallelFor(std::int64_t count, std::int64_t grain, const Work& wo
                                        &job));
 }
 
+// One dimension of a shape, before anything runs.
+struct Dimension {
+  std::int64_t size = -1;  // -1: not known
+  std::string symbol;      // the name of an unknown one, or empty
+};
+
+// How many words so many channels take.
+Dimension WordsFor(const Dimension& channels);
+
 // Types and shapes of outputs, before anything runs.
 //
 // The runtime asks one overload of an op for all of them, so nothing here may depend on the types
@@ -148,20 +157,16 @@ class ShapeInference {
   // The same with another type.
   void CopyShape(std::size_t input, std::size_t output, ElementType type) const;
 
-  // The dimensions of an input as text: a number, a symbol, or empty where nothing is known. No
-  // dimensions at all where the rank is not known.
-  std::vector<std::string> Dimensions(std::size_t input) const;
+  // The dimensions of an input; none at all where its rank is not known.
+  std::vector<Dimension> Dimensions(std::size_t input) const;
 
-  // Gives an output a type and, unless the rank is not known, dimensions in that form.
+  // Gives an output a type and dimensions.
   void SetShape(std::size_t output, ElementType type,
-                const std::vector<std::string>& dimensions) const;
+                const std::vector<Dimension>& dimensions) const;
 
  private:
   const Api& api_;
   ShapeInferContext* context_;
 };
-
-// The number of words for so many channels, in the form of dimensions as text.
-std::string WordsText(const std::string& channels);
 
 }  // namespace lif_op::ort

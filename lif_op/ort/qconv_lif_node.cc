@@ -130,7 +130,7 @@ void QconvLifNode<X, Mem, kRecurrent>::Compute(const NodeRun& run) const {
   const AlignedMemory packed = constants_ ? nullptr : Pack(kernel, layer);
   const QconvShape& shape = layer.shape;
   const Dims spike_dims = {shape.batch, shape.out_height, shape.out_width,
-                           WordsFor(shape.out_channels)};
+                           lif_op::WordsFor(shape.out_channels)};
   QconvLifArgs<Mem> args{};
   args.layer = layer;
   args.packed = constants_ ? constants_.get() : packed.get();
@@ -157,7 +157,7 @@ void QconvLifNode<X, Mem, kRecurrent>::InferShapes(const ShapeInference& shapes)
   constexpr std::size_t mem = Inputs::kMem;
   const auto dims = shapes.Dimensions(mem);
   if (dims.size() == 4) {
-    shapes.SetShape(0, ElementType::kUint32, {dims[0], dims[1], dims[2], WordsText(dims[3])});
+    shapes.SetShape(0, ElementType::kUint32, {dims[0], dims[1], dims[2], WordsFor(dims[3])});
   }
   shapes.CopyTypeAndShape(mem, 1);
 }

@@ -27,7 +27,8 @@ PackSpikesNode::PackSpikesNode(const Api&, const NodeInfo& info, Target)
 void PackSpikesNode::Compute(const NodeRun& run) const {
   const Tensor spikes = run.Input(0);
   const SpikeShape shape = CheckSpikes({"spikes", spikes.dims}, channels_);
-  void* packed = run.Output(0, {shape.batch, shape.height, shape.width, WordsFor(channels_)});
+  void* packed =
+      run.Output(0, {shape.batch, shape.height, shape.width, lif_op::WordsFor(channels_)});
   run.ParallelFor(shape.batch * shape.height, kRows, [&](Range rows) {
     PackSpikes(shape, spikes.As<const std::uint8_t>(), static_cast<std::uint32_t*>(packed), rows);
   });
@@ -36,7 +37,7 @@ void PackSpikesNode::Compute(const NodeRun& run) const {
 void PackSpikesNode::InferShapes(const ShapeInference& shapes) {
   const auto dims = shapes.Dimensions(0);
   if (dims.size() == 4) {
-    shapes.SetShape(0, ElementType::kUint32, {dims[0], dims[2], dims[3], WordsText(dims[1])});
+    shapes.SetShape(0, ElementType::kUint32, {dims[0], dims[2], dims[3], WordsFor(dims[1])});
   }
 }
 
@@ -55,7 +56,7 @@ void UnpackSpikesNode::Compute(const NodeRun& run) const {
 void UnpackSpikesNode::InferShapes(const ShapeInference& shapes) {
   const auto dims = shapes.Dimensions(0);
   // How many channels there are, an attribute says, which is not looked into here.
-  if (dims.size() == 4) shapes.SetShape(0, ElementType::kUint8, {dims[0], "", dims[1], dims[2]});
+  if (dims.size() == 4) shapes.SetShape(0, ElementType::kUint8, {dims[0], {}, dims[1], dims[2]});
 }
 
 }  // namespace lif_op::ort
