@@ -37,6 +37,7 @@ from quant.spec import LayerSpec, NetworkSpec, membrane_limits
 from runtime.graph import spike_tensors
 from runtime.graph_checks import EVENTS, FLOW, FLOW_ACC
 from runtime.layout import channels_first, from_channels_first, unpacked
+from runtime.metadata import Artifact
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -95,7 +96,7 @@ class _Graph:
         if artifact is None:
             raise StageError("a stage's graph has lost its artifact metadata")
         self.artifact = artifact
-        self.model = _any_size(model)
+        self.model = _any_size(model, artifact)
         self.inputs = {
             value.name: np.dtype(
                 onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
@@ -169,15 +170,16 @@ class _Graph:
         return self._canonical(tracer.run(given))
 
 
-def _any_size(model: onnx.ModelProto) -> onnx.ModelProto:
+def _any_size(model: onnx.ModelProto, artifact: Artifact) -> onnx.ModelProto:
     """A copy whose images may have any size; the graphs do not depend on it."""
+    last = {name for s in artifact.states if s.layout != "NCHW" for name in (s.input, s.output)}
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
     for value in (*copy.graph.input, *copy.graph.output):
         sizes = value.type.tensor_type.shape.dim
         if len(sizes) == 4:
-            for axis in (0, 2, 3):
+            for axis in (0, 1, 2) if value.name in last else (0, 2, 3):
                 sizes[axis].Clear()
                 sizes[axis].dim_param = f"{value.name}.{axis}"
     return copy
