@@ -1,14 +1,18 @@
 """Time per step of an artifact, beside another one.
 
     python -m bench.latency model.int8.onnx [--against model.float.onnx] [--threads N] [--steps N]
-        [--resolution H W] [--data F.h5 | --density D] [--no-library] [--json F]
+        [--resolution H W] [--data F.h5 | --density D] [--no-library] [--no-baselines] [--json F]
 
 Without ``--against`` an integer or QDQ file is measured beside the ``.float.onnx`` of the same
 name, if there is one. Both run in one process in turn, A B A B, after a warm-up; the ratio is the
-median of the ratios of neighbouring steps, so a slow moment of the machine hits both. With several
-threads the pools do not spin between steps, or the waiting pool of one network would take the cores
-of the other. The split by operator comes from a separate profiled run, memory from a process per
-artifact.
+median of the ratios of neighbouring steps, so a slow moment of the machine hits both. An integer
+file is also measured beside two baselines: *stock*, the float file in ONNX Runtime without the op
+library, its neurons in primitive operators with the reset as a multiplication; and *8-bit
+convolutions*, the best that ONNX Runtime makes of the same convolutions (see ``bench.qlinear``).
+
+With several threads the pools do not spin between steps, or the waiting pool of one network would
+take the cores of the other. The split by operator comes from a separate profiled run, memory from a
+process per artifact.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from bench import inputs, machine
 from bench.errors import BenchError
 from bench.memory import measure_memory
 from bench.operators import operator_times
+from bench.qlinear import QlinearStream, channels_last
 from calib_data import console
 from calib_data.events import Events
 from calib_data.files import atomic_path
@@ -37,11 +42,13 @@ from runtime.evaluate import table_console
 from runtime.house import start_command
 from runtime.runner import Array
 from runtime.session import StatefulSession, Stream
-from runtime.timing import Timing, time_interleaved, times_faster
+from runtime.timing import Steps, Timing, time_interleaved, times_faster
 
 _DISTINCT_WINDOWS = 64
 _PROFILED_STEPS = 20
 _SPIKE_STEPS = 10
+STOCK = "stock"
+EIGHT_BIT = "8-bit convolutions"
 _QUANTIZED = (".int8", ".qdq")
 
 
@@ -49,7 +56,7 @@ _QUANTIZED = (".int8", ".qdq")
 class Options:
     """How to measure.
 
-    library: "auto" or "never". memory, operators: whether to measure them too.
+    library: "auto" or "never". memory, operators, baselines: whether to measure them too.
     """
 
     threads: int = 1
@@ -58,6 +65,7 @@ class Options:
     library: str = "auto"
     memory: bool = True
     operators: bool = True
+    baselines: bool = True
 
 
 @dataclass
@@ -97,13 +105,16 @@ def measure(
     windows: Sequence[Events],
     resolution: tuple[int, int],
     options: Options,
-) -> list[Measurement]:
-    """Measure artifacts side by side on the same windows.
+) -> tuple[list[Measurement], dict[str, Timing]]:
+    """Measure artifacts side by side on the same windows, and the baselines of the first.
 
     Args:
         loaded: the artifacts, in the order in which they take turns.
         windows: events, used round and round. resolution: (H, W).
         options: how to measure.
+
+    Returns:
+        A measurement per artifact, and the times of the baselines by name.
 
     Raises:
         SessionError: an artifact does not run at that resolution. BenchError: memory could not be
@@ -116,12 +127,13 @@ def measure(
         )
         for model in loaded
     ]
-    timings = time_interleaved(
-        {str(number): session for number, session in enumerate(sessions)},
-        {str(number): tensor for number, tensor in enumerate(tensors)},
-        steps=options.steps,
-        warmup=options.warmup,
-    )
+    streams: dict[str, Steps] = {str(number): session for number, session in enumerate(sessions)}
+    feeds: dict[str, Sequence[Array]] = {str(n): tensor for n, tensor in enumerate(tensors)}
+    if options.baselines:
+        baselines = _baselines(loaded, tensors, resolution, options.threads)
+        for name, (stream, feed) in baselines.items():
+            streams[name], feeds[name] = stream, feed
+    timings = time_interleaved(streams, feeds, steps=options.steps, warmup=options.warmup)
     results = []
     for number, (model, session, tensor) in enumerate(zip(loaded, sessions, tensors, strict=True)):
         result = Measurement(
@@ -145,7 +157,26 @@ def measure(
                 model.path, resolution, threads=options.threads, library=options.library
             )
         results.append(result)
-    return results
+    return results, {name: timings[name] for name in (STOCK, EIGHT_BIT) if name in timings}
+
+
+def _baselines(
+    loaded: Sequence[LoadedModel],
+    tensors: Sequence[Sequence[Array]],
+    resolution: tuple[int, int],
+    threads: int,
+) -> dict[str, tuple[Steps, Sequence[Array]]]:
+    """What an integer artifact is compared with, and the tensors to feed it."""
+    if loaded[0].artifact.kind != "int8":
+        return {}
+    found: dict[str, tuple[Steps, Sequence[Array]]] = {}
+    for model, feed in zip(loaded[1:], tensors[1:], strict=True):
+        if model.artifact.kind == "float":
+            stock = StatefulSession(model, resolution=resolution, threads=threads, library="never")
+            found[STOCK] = (stock, feed)
+    yardstick = QlinearStream(loaded[0], resolution, threads)
+    found[EIGHT_BIT] = (yardstick, channels_last(tensors[0]))
+    return found
 
 
 def _spike_rate(session: Stream, tensors: Sequence[Array]) -> float:
@@ -183,9 +214,14 @@ def main(argv: list[str] | None = None) -> int:
         warmup=arguments.warmup,
         library="never" if arguments.no_library else "auto",
         memory=not arguments.no_memory,
+        baselines=not arguments.no_baselines,
     )
-    results = measure(loaded, windows, resolution, options)
+    results, baselines = measure(loaded, windows, resolution, options)
     report = _report(results, windows, resolution, options, arguments.data)
+    report["baselines"] = {
+        name: timing.to_dict() | {"times_faster": times_faster(results[0].timing, timing)}
+        for name, timing in baselines.items()
+    }
     if arguments.json is not None:
         with atomic_path(arguments.json) as path:
             path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -251,6 +287,12 @@ def print_tables(results: Sequence[Measurement], report: dict[str, Any], out: Co
     out.print(_latency_table(results))
     if "times_faster" in report:
         out.print(_comparison(results, report), highlight=False)
+    for name, values in report["baselines"].items():
+        out.print(
+            f"{name}: {values['p50_ms']:.2f} ms; {results[0].path.name} is "
+            f"{values['times_faster']:.2f} times faster",
+            highlight=False,
+        )
     for result in results:
         if result.operators:
             out.print(_operator_table(result))
@@ -327,6 +369,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"random events per pixel and step (default: {inputs.DEFAULT_DENSITY})",
     )
     parser.add_argument("--no-library", action="store_true", help="do not use the op library")
+    parser.add_argument("--no-baselines", action="store_true", help="measure the artifacts alone")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--json", type=Path, metavar="F", help="write the result there")
     return parser

@@ -77,7 +77,7 @@ def draw(values: Row, path: Path) -> None:
             "drawing charts needs matplotlib; pip install 'spikedeploy[report]'"
         ) from error
     models, names = values["models"], artifact_names(values["models"])
-    layers = [row["layer"] for row in models[0]["layers"]]
+    layers = _layer_names(models)
     figure = figures.Figure(figsize=(max(7.0, 1.1 * len(layers)), 7.0), layout="constrained")
     operations, joules = figure.subplots(2, 1, sharex=True)
     width = 0.8 / (2 * len(models))
@@ -86,7 +86,8 @@ def draw(values: Row, path: Path) -> None:
         dense = [row["dense"] for row in rows]
         effective = [row["acs"] + row["macs"] for row in rows]
         colours = {"color": f"C{number}"}
-        places = [i - 0.4 + width * (2 * number + 0.5) for i in range(len(rows))]
+        first = width * (2 * number + 0.5) - 0.4
+        places = [layers.index(row["layer"]) + first for row in rows]
         operations.bar(places, dense, width, alpha=0.4, label=f"{name}, dense", **colours)
         places = [place + width for place in places]
         operations.bar(places, effective, width, label=f"{name}, effective", **colours)
@@ -96,7 +97,7 @@ def draw(values: Row, path: Path) -> None:
     joules.set_ylabel("estimated energy per step, µJ")
     joules.set_xticks(range(len(layers)), layers)
     for axes in (operations, joules):
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=140)
 
@@ -137,7 +138,7 @@ def _bytes(*keys: str) -> Callable[[Row], str]:
 
 
 def _microjoules(key: str) -> Callable[[Row], str]:
-    return lambda row: f"{row[key] / 1e6:,.3f}"
+    return lambda row: f"{row[key] / 1e6:,.2f}"
 
 
 def _changed(row: Row) -> str:
@@ -180,7 +181,7 @@ def _table(
         table.add_column("artifact", overflow="fold")
     for heading in columns:
         table.add_column(heading, justify="right")
-    layers = list(dict.fromkeys(row["layer"] for model in models for row in model["layers"]))
+    layers = _layer_names(models)
     for layer in [*layers, "total"]:
         rows = [_find(model, layer) for model in models]
         for number, (name, row) in enumerate(zip(names, rows, strict=True)):
@@ -190,6 +191,12 @@ def _table(
                 cells = [cell(row) for cell in columns.values()]
                 table.add_row(*label, *cells, end_section=last)
     return table
+
+
+def _layer_names(models: Sequence[Row]) -> list[str]:
+    """Layers that any of the artifacts has, the flow head last."""
+    names = dict.fromkeys(row["layer"] for model in models for row in model["layers"][:-1])
+    return [*names, models[0]["layers"][-1]["layer"]]
 
 
 def _find(model: Row, layer: str) -> Row | None:

@@ -18,12 +18,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     the suffix of ``path`` for writers that choose a format by suffix. The folder is created if it
     is missing. Whatever the block raises is passed on; ``path`` is then as it was before.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file", str(target))
-    if target.exists() and not target.is_file():
-        # Renaming would put a plain file where a device or a pipe was.
-        raise OSError(errno.EINVAL, "is not a plain file; name another", str(target))
+    target = _replaceable(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
         prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent
@@ -38,6 +33,35 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Find out before long work whether :func:`atomic_path` could write here; leaves nothing.
+
+    Raises:
+        OSError: it could not, by the file or folder that is in the way.
+    """
+    folder = _replaceable(path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is no folder; name another", str(folder))
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OSError(error.errno, f"nothing can be written here ({reason})", str(folder)) from None
+
+
+def _replaceable(path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file", str(target))
+    if target.exists() and not target.is_file():
+        # Renaming would put a plain file where a device or a pipe was.
+        raise OSError(errno.EINVAL, "is not a plain file; name another", str(target))
+    return target
 
 
 def _umask() -> int:

@@ -267,8 +267,8 @@ def _compare(
         difference = _integer_difference(x, y, *grids)
         allowed = 0.0 if tolerance is None else tolerance
     else:
-        left, right = _real(x, grids[0]), _real(y, grids[1])
-        difference = _real_difference(left, right)
+        left, right = real_values(x, grids[0]), real_values(y, grids[1])
+        difference = real_difference(left, right)
         finite = np.abs(left[np.isfinite(left)])
         relative = REAL_TOLERANCE * max(float(finite.max(initial=0.0)), REAL_TOLERANCE)
         allowed = relative if tolerance is None else tolerance
@@ -287,7 +287,7 @@ def _integer_difference(x: Array, y: Array, grid_x: Grid | None, grid_y: Grid | 
     return np.abs(grid_x.units(x) - grid_y.units(y)).astype(np.float64)
 
 
-def _real_difference(left: Float64, right: Float64) -> Float64:
+def real_difference(left: Float64, right: Float64) -> Float64:
     """Equal infinities and two NaN do not differ; one NaN differs infinitely."""
     same = (left == right) | (np.isnan(left) & np.isnan(right))
     with np.errstate(invalid="ignore"):
@@ -295,7 +295,7 @@ def _real_difference(left: Float64, right: Float64) -> Float64:
     return np.where(np.isnan(difference), np.inf, difference)
 
 
-def _real(values: Array, entry: Grid | None) -> Float64:
+def real_values(values: Array, entry: Grid | None) -> Float64:
     """Integers on their grid; anything else as it is."""
     if entry is None or values.dtype.kind == "f":
         return values.astype(np.float64)

@@ -1,7 +1,8 @@
 """What the integers of a graph stand for: the scale and zero point of each tensor.
 
-A tensor's grid is written where it is quantized or dequantized; operators that only move values
-carry it on, forward and backward. Of artifacts, the metadata adds the grids that no node needs:
+A tensor's grid is written where it is quantized or dequantized; a quantizer of scale 1 whose result
+is read in another unit only rounds. Operators that only move values carry a grid on, forward and
+backward. Of artifacts, the metadata adds the grids that no node needs:
 those of accumulators and membranes of the integer neurons.
 """
 
@@ -23,7 +24,9 @@ Array = npt.NDArray[Any]
 
 _ELEMENTWISE = frozenset({"Cast", "Clip", "Identity", "Max", "Min", "Relu"})
 _SHAPES = frozenset({"Flatten", "MaxPool", "Pad", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-_MOVES = _ELEMENTWISE | _SHAPES | {"Concat", "Gather", "Slice", "Split"}
+MOVES = _ELEMENTWISE | _SHAPES | {"Concat", "Gather", "Slice", "Split"}
+"""Operators that choose, limit or move values and leave their unit as it is."""
+
 _NEURONS = frozenset({"QLIF", "QLif"})
 
 
@@ -44,7 +47,11 @@ class Grid:
 
     def units(self, values: Array) -> npt.NDArray[np.int64]:
         """Integers relative to the zero point."""
-        return values.astype(np.int64) - _spread(self.zero, self.axis, values.ndim)
+        return values.astype(np.int64) - self.offset(values.ndim)
+
+    def offset(self, rank: int) -> Array:
+        """The zero point, shaped to broadcast over a tensor of that rank."""
+        return _spread(self.zero, self.axis, rank)
 
     def spread(self, rank: int) -> Array:
         """The scale, shaped to broadcast over a tensor of that rank."""
@@ -94,6 +101,10 @@ def artifact_of(model: onnx.ModelProto) -> Artifact | None:
 def find_grids(model: onnx.ModelProto) -> dict[str, Grid]:
     """The grid of every tensor that has one, by the tensor's name."""
     finder = _Finder(model)
+    for node in model.graph.node:
+        finder.rounded(node)
+    for node in model.graph.node:
+        finder.read(node)
     before = -1
     while len(finder.found) != before:
         before = len(finder.found)
@@ -102,6 +113,20 @@ def find_grids(model: onnx.ModelProto) -> dict[str, Grid]:
         for node in reversed(model.graph.node):
             finder.backward(node)
     return finder.found
+
+
+def find_roundings(model: onnx.ModelProto) -> dict[str, tuple[str, Grid]]:
+    """What each quantized tensor, limited or not, was rounded from, and the grid it was rounded to,
+    which is not the tensor's own where a requantization is spelled out; by the tensor's name."""
+    finder = _Finder(model)
+    found = {}
+    for node in model.graph.node:
+        entry = finder.written(node, 1, 2, _axis(node))
+        if node.op_type == "QuantizeLinear" and entry is not None:
+            found[node.output[0]] = node.input[0], entry
+        elif node.op_type == "Clip" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
 
 
 class _Finder:
@@ -125,7 +150,20 @@ class _Finder:
         if entry is not None and name and name not in self.constants:
             self.found.setdefault(name, entry)
 
-    def _written(self, node: onnx.NodeProto, scale: int, zero: int, axis: int) -> Grid | None:
+    def rounded(self, node: onnx.NodeProto) -> None:
+        """The grid that a quantizer with a scale of its own writes."""
+        if node.op_type == "QuantizeLinear":
+            entry = self.written(node, 1, 2, _axis(node))
+            if entry is not None and not (entry.scale == 1).all():
+                self.add(node.output[0], entry)
+
+    def read(self, node: onnx.NodeProto) -> None:
+        """The grid that a dequantizer reads."""
+        if node.op_type == "DequantizeLinear":
+            self.add(node.input[0], self.written(node, 1, 2, _axis(node)))
+
+    def written(self, node: onnx.NodeProto, scale: int, zero: int, axis: int) -> Grid | None:
+        """The grid of a node's scale and zero point, by their positions among its inputs."""
         if len(node.input) <= scale or node.input[scale] not in self.constants:
             return None
         offset = self.constants.get(node.input[zero]) if len(node.input) > zero else np.array(0)
@@ -134,13 +172,13 @@ class _Finder:
     def forward(self, node: onnx.NodeProto) -> None:
         """What a node's inputs and parameters tell about its outputs."""
         if node.op_type == "QuantizeLinear":
-            self.add(node.output[0], self._written(node, 1, 2, _axis(node)))
+            self.add(node.output[0], self.written(node, 1, 2, _axis(node)))
         elif node.op_type in ("QLinearConv", "QLinearMatMul"):
-            self.add(node.output[0], self._written(node, 6, 7, 1))
+            self.add(node.output[0], self.written(node, 6, 7, 1))
         elif node.op_type in _NEURONS:
             self.add(node.output[0], grid(1.0))
             self._neuron(node)
-        elif node.op_type in _MOVES:
+        elif node.op_type in MOVES:
             self._move(node)
         elif node.op_type in ("Add", "Sub"):
             self._shift(node)
@@ -149,11 +187,9 @@ class _Finder:
 
     def backward(self, node: onnx.NodeProto) -> None:
         """What a node's outputs and parameters tell about its inputs."""
-        if node.op_type == "DequantizeLinear":
-            self.add(node.input[0], self._written(node, 1, 2, _axis(node)))
-        elif node.op_type in _NEURONS:
+        if node.op_type in _NEURONS:
             self._neuron(node)
-        elif node.op_type in (*_MOVES, "Add") and node.op_type not in ("Slice", "Gather"):
+        elif node.op_type in (*MOVES, "Add") and node.op_type not in ("Slice", "Gather"):
             self._carry_back(node)
 
     def _carry_back(self, node: onnx.NodeProto) -> None:

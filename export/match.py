@@ -1,9 +1,9 @@
 """Which tensor of one graph is which of another: by name, and where names differ by order.
 
 Passes rename and merge: ``Conv``, ``QConv`` and ``ConvInteger -> Add`` leave the same
-accumulator. Every tensor has a role, what it is to the network whatever operator computes it, and
-tensors left over between two that have the same name are paired in order where role and rank
-agree.
+accumulator. Every tensor has a role, what it is to the network whatever operator computes it. A
+tensor that a pass replaces by another of the same role passes on its name with a suffix; tensors
+left over between two that have the same name are paired in order where role and rank agree.
 """
 
 from __future__ import annotations
@@ -102,12 +102,19 @@ def _repeats(
     return shifts and meaning[node.output[0]].endswith("quantized")
 
 
-def match(a: Mapping[str, str], b: Mapping[str, str], ranks: Sequence[Mapping[str, int]]) -> Pairs:
+def match(
+    a: Mapping[str, str],
+    b: Mapping[str, str],
+    ranks: Sequence[Mapping[str, int]],
+    *,
+    by_order: bool = True,
+) -> Pairs:
     """Pair the tensors of two graphs.
 
     Args:
         a, b: role of every tensor in order, as :func:`roles` gives them.
         ranks: rank of every tensor of ``a`` and of ``b``.
+        by_order: pair what names leave over by order; such a pair is likely and not certain.
 
     Returns:
         pairs of names, in the order of ``a``.
@@ -115,20 +122,50 @@ def match(a: Mapping[str, str], b: Mapping[str, str], ranks: Sequence[Mapping[st
     names_a, names_b = list(a), list(b)
     common = [name for name in names_a if name in b]
     anchors = _longest_in_order(common, names_b)
-    pairs: Pairs = [(name, name) for name in common]
-    used = set(common)
+    pairs: Pairs = [(name, name) for name in common] + _derived(a, b, ranks)
+    if by_order:
+        pairs += _between(a, b, ranks, anchors, pairs)
+    place = {name: number for number, name in enumerate(names_a)}
+    return sorted(pairs, key=lambda pair: place[pair[0]])
+
+
+def _derived(
+    a: Mapping[str, str], b: Mapping[str, str], ranks: Sequence[Mapping[str, int]]
+) -> Pairs:
+    """Tensors whose name is that of a replaced one with a suffix, of the same role and rank."""
+    found: dict[str, str] = {}
+    for one, other, flip in ((a, b, False), (b, a, True)):
+        left, right = (ranks[1], ranks[0]) if flip else (ranks[0], ranks[1])
+        for name, role in other.items():
+            stem = name.rpartition(".")[0]
+            same = one.get(stem) == role and left.get(stem) == right.get(name)
+            if stem not in other and name not in one and same:
+                found |= {name: stem} if flip else {stem: name}
+    return list(found.items())
+
+
+def _between(
+    a: Mapping[str, str],
+    b: Mapping[str, str],
+    ranks: Sequence[Mapping[str, int]],
+    anchors: Sequence[str],
+    known: Pairs,
+) -> Pairs:
+    """Pairs by order of what is left over between two anchors."""
+    names_a, names_b = list(a), list(b)
+    used = {name for name, _ in known}, {name for _, name in known}
+    pairs: Pairs = []
     start_a = start_b = 0
     for anchor in [*anchors, None]:
         end_a = len(names_a) if anchor is None else names_a.index(anchor)
         end_b = len(names_b) if anchor is None else names_b.index(anchor)
-        free_a = [name for name in names_a[start_a:end_a] if name not in used]
-        free_b = [name for name in names_b[start_b:end_b] if name not in used]
+        free_a = [name for name in names_a[start_a:end_a] if name not in used[0]]
+        free_b = [name for name in names_b[start_b:end_b] if name not in used[1]]
         keys_a = [(a[name], ranks[0].get(name)) for name in free_a]
         keys_b = [(b[name], ranks[1].get(name)) for name in free_b]
         pairs += _in_order(free_a, free_b, keys_a, keys_b)
         start_a, start_b = end_a + 1, end_b + 1
-    place = {name: number for number, name in enumerate(names_a)}
-    return sorted(pairs, key=lambda pair: place[pair[0]])
+    return pairs
 
 
 def _longest_in_order(common: list[str], names: list[str]) -> list[str]:

@@ -8,16 +8,14 @@ from pathlib import Path
 
 from rich.table import Table
 
-from calib_data.files import atomic_path
 from export.errors import ExportError
-from export.module_export import Options, Report, export_module
+from export.module_export import REPORT, STAGES, Options, export_module
 from export.module_inputs import input_names, load_module, parse_shape, read_samples
 from export.module_profiles import find_module_profile
+from export.module_report import Report
 from export.torch_graph import ROUTES
 from runtime.evaluate import table_console
 from runtime.timing import times_faster
-
-REPORT = "report.json"
 
 
 def add_module_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +66,6 @@ def module_command(arguments: argparse.Namespace) -> int:
     options = Options(arguments.route, arguments.bias_correction, arguments.json, profiles)
     report = export_module(module, samples, arguments.out, options)
     results = report.to_dict()
-    with atomic_path(arguments.out / REPORT) as path:
-        path.write_text(json.dumps(results, indent=2) + "\n")
     if arguments.json:
         print(json.dumps(results))
     else:
@@ -78,12 +74,15 @@ def module_command(arguments: argparse.Namespace) -> int:
 
 
 def _print(report: Report, out: Path) -> None:
+    table_console().print(stage_table(report))
     print("scales: the module's own" if report.own_scales else "scales: calibrated")
     for what, gap in (
         ("Brevitas to QDQ", report.torch_qdq),
         ("QDQ to integers", report.qdq_integer),
     ):
-        print(f"{what}: at most {gap.lsb:.2f} LSB, {100 * gap.share:.2f} % of the values")
+        print(
+            f"{what}, end to end: at most {gap.lsb:.2f} LSB, {100 * gap.share:.2f} % of the values"
+        )
     verdict = "within one LSB" if report.islands else "equal bit for bit"
     print(f"integers in ONNX Runtime and in NumPy: {verdict} ({report.runs} runs)")
     for name, other in report.profiles.items():
@@ -111,4 +110,21 @@ def _print(report: Report, out: Path) -> None:
         )
         table.add_row(path.name, f"{path.stat().st_size / 1000:.0f}", *times, ratios)
     table_console().print(table)
-    print(f"{out}: {', '.join(path.name for path in report.paths.values())}, {REPORT}")
+    written = [*(path.name for path in report.paths.values()), STAGES, REPORT]
+    print(f"{out}: {', '.join(written)}")
+
+
+def stage_table(report: Report) -> Table:
+    """Every stage against the one before, each layer on equal inputs, as a table for people."""
+    table = Table(title="stage by stage, each layer on the inputs of the stage before")
+    for heading in ("graph", "stage"):
+        table.add_column(heading)
+    for heading in ("tensors", "integers differ", "ties to", "real values to"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for kind, stages in report.stages.items():
+        for stage in stages:
+            ties = f"{stage.tie:.0e} steps" if stage.differing else ""
+            differ = f"{stage.differing} by {stage.largest:.0f}" if stage.differing else "0"
+            real = "equal" if stage.relation == "equal" else f"{stage.real:.0e}"
+            table.add_row(kind, stage.name, str(stage.tensors), differ, ties, real)
+    return table

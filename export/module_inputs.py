@@ -36,6 +36,14 @@ class Samples:
     calibration: tuple[Inputs, ...]
     held_out: tuple[Inputs, ...]
 
+    @property
+    def feeds(self) -> list[dict[str, Array]]:
+        """The held-out samples as a graph takes them."""
+        return [
+            {name: tensor.numpy() for name, tensor in zip(self.names, sample, strict=True)}
+            for sample in self.held_out
+        ]
+
 
 def load_module(text: str) -> nn.Module:
     """Call a factory and return its module in eval mode.
@@ -194,9 +202,15 @@ def _batches(path: Path, name: str, array: Array, shape: tuple[int, ...]) -> lis
         )
     if array.dtype.kind not in "fiub":
         raise ExportError(f"{path}: array for input {name!r} has type {array.dtype}, not numbers")
-    values = np.ascontiguousarray(array, np.float32)
-    if not np.isfinite(values).all():
+    if not np.isfinite(array).all():
         raise ExportError(f"{path}: array for input {name!r} holds values that are not finite")
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(values).all():
+        raise ExportError(
+            f"{path}: array for input {name!r} holds values beyond the range of float32 "
+            f"({np.finfo(np.float32).max:.1e}); scale them"
+        )
     size = shape[0]
     return [
         torch.from_numpy(values[start : start + size])

@@ -10,8 +10,8 @@ from types import MappingProxyType
 import onnx
 
 from export.errors import ExportError
-from export.passes import run_passes
 from export.profiles import CHECKS, ProfileError, Step
+from export.stage import Recorder, run_staged
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,19 @@ class ModuleProfile:
         """Name of the file that an export writes."""
         return f"module.{self.name}.onnx"
 
-    def build(self, qdq: onnx.ModelProto) -> onnx.ModelProto:
+    def build(self, qdq: onnx.ModelProto, stages: Recorder) -> onnx.ModelProto:
         """The profile's graph.
 
+        Args:
+            qdq: the canonical QDQ graph.
+            stages: has seen it, and compares what each pass makes of it.
+
         Raises:
-            ProfileError: naming the profile, the node, the reason and the nearest supported form.
+            ProfileError: naming the profile, the node, the reason and the nearest supported form,
+                or the stage that changes more than it may.
         """
         try:
-            model, _ = run_passes(qdq, [step.make() for step in self.steps])
+            model = run_staged(qdq, [step.make() for step in self.steps], stages)
             for name in self.checks:
                 CHECKS[name](model)
         except ExportError as error:
@@ -107,6 +112,7 @@ def find_module_profile(name: str) -> ModuleProfile:
             "portable-int, whose operators are standard"
         )
     if name not in MODULE_PROFILES:
-        near = difflib.get_close_matches(name, MODULE_PROFILES, n=1, cutoff=0.0)
-        raise ProfileError(f"no profile {name!r}; nearest is {near[0]!r}")
+        near = difflib.get_close_matches(name, MODULE_PROFILES, n=1)
+        hint = f"nearest is {near[0]!r}" if near else f"choose of {', '.join(MODULE_PROFILES)}"
+        raise ProfileError(f"no profile {name!r}; {hint}")
     return MODULE_PROFILES[name]

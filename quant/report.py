@@ -25,18 +25,20 @@ _TABLE_WIDTH = 120
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One spiking layer, float and integer, on the recordings.
+    """One spiking layer, float and quantized, on the recordings.
 
-    scale_gain: share of the output error of weight rounding that the scale search removed; 0
-    without a search. float_spikes, spikes: share of neurons that fired. clipped_current,
-    saturated_mem: as of :class:`quant.LayerActivity`. silent_channels: channels whose threshold
-    lies at the membrane's limit, so that they cannot fire.
+    neuron: "integer" or "float"; mem_bits and frac_bits of a float one are None. scale_gain: share
+    of the output error of weight rounding that the scale search removed; 0 without a search.
+    float_spikes, spikes: share of neurons that fired. clipped_current, saturated_mem: as of
+    :class:`quant.LayerActivity`. silent_channels: channels whose threshold lies at the membrane's
+    limit, so that they cannot fire.
     """
 
     name: str
+    neuron: str
     weight_bits: int
-    mem_bits: int
-    frac_bits: int
+    mem_bits: int | None
+    frac_bits: int | None
     scale_gain: float
     float_spikes: float
     spikes: float
@@ -47,7 +49,6 @@ class LayerReport:
 
 def layer_reports(
     spec: NetworkSpec,
-    options: QuantOptions,
     gains: Mapping[str, float],
     calibration: Mapping[str, LayerCalibration],
     activity: Mapping[str, LayerActivity],
@@ -57,18 +58,20 @@ def layer_reports(
     for layer in spec.layers:
         seen = activity[layer.name]
         _, hi = membrane_limits(layer.mem_bits)
+        integer = spec.neuron == "integer"
         rows.append(
             LayerReport(
                 name=layer.name,
-                weight_bits=options.of(layer.name).weight_bits,
-                mem_bits=layer.mem_bits,
-                frac_bits=layer.frac_bits,
+                neuron=spec.neuron,
+                weight_bits=layer.weight_bits,
+                mem_bits=layer.mem_bits if integer else None,
+                frac_bits=layer.frac_bits if integer else None,
                 scale_gain=gains.get(layer.name, 0.0),
                 float_spikes=calibration[layer.name].spike_rate,
                 spikes=seen.spike_rate,
                 clipped_current=seen.clipped_current,
                 saturated_mem=seen.saturated_mem,
-                silent_channels=int((layer.threshold == hi).sum()),
+                silent_channels=int((layer.threshold == hi).sum()) if integer else 0,
             )
         )
     return rows
@@ -102,15 +105,15 @@ def layer_table(rows: Sequence[LayerReport], title: str) -> Table:
     """The layers as a table."""
     table = Table(title=title)
     table.add_column("layer")
-    headings = ("weights", "membrane", "fraction", "scale gain", "float spikes", "integer spikes")
+    headings = ("weights", "membrane", "fraction", "scale gain", "float spikes", "spikes")
     for heading in (*headings, "clipped", "saturated", "silent"):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
             row.name,
             str(row.weight_bits),
-            str(row.mem_bits),
-            str(row.frac_bits),
+            "float" if row.mem_bits is None else str(row.mem_bits),
+            "" if row.frac_bits is None else str(row.frac_bits),
             f"{100 * row.scale_gain:.0f} %",
             f"{100 * row.float_spikes:.2f} %",
             f"{100 * row.spikes:.2f} %",
@@ -124,12 +127,15 @@ def layer_table(rows: Sequence[LayerReport], title: str) -> Table:
 def sensitivity_table(rows: Sequence[Sensitivity], measure: str) -> Table:
     """Errors by layer and width."""
     base = rows[0].error
-    table = Table(title=f"{measure}, pixels; 8-bit weights and 16-bit membranes: {base:.4f}")
+    membranes = any(row.weight_bits == 8 for row in rows[1:])
+    start = "8-bit weights and 16-bit membranes" if membranes else "8-bit weights, float neurons"
+    table = Table(title=f"{measure}, pixels; {start}: {base:.4f}")
     table.add_column("layer")
     columns = list(range(7, 1, -1))
     for bits in columns:
         table.add_column(f"weights {bits}", justify="right")
-    table.add_column("membrane 8", justify="right")
+    if membranes:
+        table.add_column("membrane 8", justify="right")
     for name in dict.fromkeys(row.layer for row in rows[1:]):
         own = [row for row in rows if row.layer == name]
         by_bits = {row.weight_bits: row.error for row in own if row.weight_bits < 8}
@@ -166,7 +172,7 @@ def plot_layers(rows: Sequence[LayerReport], path: Path, title: str) -> None:
             axes[0],
             [
                 ("float", [100 * row.float_spikes for row in rows]),
-                ("integer", [100 * row.spikes for row in rows]),
+                ("quantized", [100 * row.spikes for row in rows]),
             ],
             "neurons that fire, %",
         ),
@@ -191,6 +197,7 @@ def plot_layers(rows: Sequence[LayerReport], path: Path, title: str) -> None:
 
 def plot_sensitivity(rows: Sequence[Sensitivity], path: Path, measure: str) -> None:
     """Error against weight bits, a line per layer, and the 8-bit membranes, as a PNG."""
+    membranes = [r for r in rows[1:] if r.weight_bits == 8]
     figure, axes = _axes(2)
     base = rows[0].error
     names = list(dict.fromkeys(row.layer for row in rows[1:]))
@@ -202,9 +209,9 @@ def plot_sensitivity(rows: Sequence[Sensitivity], path: Path, measure: str) -> N
     axes[0].set_ylabel("error, pixels")
     axes[0].invert_xaxis()
     axes[0].legend()
-    membranes = [r for r in rows[1:] if r.weight_bits == 8]
     axes[1].bar([row.layer for row in membranes], [row.error for row in membranes])
-    axes[1].axhline(base, linestyle="--", label="all membranes 16 bits")
+    start = "all membranes 16 bits" if membranes else "all membranes float"
+    axes[1].axhline(base, linestyle="--", label=start)
     axes[1].set_xlabel("layer with an 8-bit membrane")
     axes[1].legend()
     figure.suptitle(measure)

@@ -42,7 +42,7 @@ class Memo:
     def __init__(self, path: Path | None, identity: dict[str, Any]) -> None:
         self._path, self._identity = path, json.loads(json.dumps(identity))
         self._errors: dict[str, float] = {}
-        if path is not None and path.exists():
+        if path is not None:
             self._errors = self._read(path)
 
     def _read(self, path: Path) -> dict[str, float]:
@@ -51,6 +51,8 @@ class Memo:
             if content["identity"] != self._identity:
                 return {}
             return {str(key): float(value) for key, value in content["errors"].items()}
+        except FileNotFoundError:
+            return {}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise QuantError(f"{path}: no unfinished search; delete it to start anew") from None
 
@@ -176,11 +178,12 @@ def sensitivity(derive: Derive, options: QuantOptions, scorer: Scorer) -> Iterat
     """Which layer costs how much at which width.
 
     First the network with 8-bit weights and 16-bit membranes everywhere, as layer "none"; then
-    each layer at weights of 7 to 2 bits, and each spiking layer at an 8-bit membrane.
+    each layer at weights of 7 to 2 bits, and each spiking layer at an 8-bit membrane, unless its
+    neurons are float.
 
     Args:
         derive: options to integers.
-        options: current mode and scale search are taken from them.
+        options: current mode, neuron and scale search are taken from them.
         scorer: measures errors.
     """
     base = replace(options, weight_bits=8, mem_bits=16, frac_bits=None, layers={})
@@ -193,11 +196,13 @@ def sensitivity(derive: Derive, options: QuantOptions, scorer: Scorer) -> Iterat
             spec = derive(with_layer(base, name, weight_bits=bits))
             yield Sensitivity(name, bits, mem_bits, scorer.error(spec, inputs, index))
         if name != HEAD:
-            spec = derive(with_layer(base, name, mem_bits=8))
-            yield Sensitivity(name, 8, 8, scorer.error(spec, inputs, index))
+            if options.neuron == "integer":
+                spec = derive(with_layer(base, name, mem_bits=8))
+                yield Sensitivity(name, 8, 8, scorer.error(spec, inputs, index))
             inputs = scorer.advance(start, inputs, index, index + 1)
 
 
-def sensitivity_trials(layers: int) -> int:
+def sensitivity_trials(layers: int, neuron: str = "integer") -> int:
     """How many networks :func:`sensitivity` measures."""
-    return 1 + (len(WEIGHT_BITS) - 1) * (layers + 1) + layers
+    membranes = layers if neuron == "integer" else 0
+    return 1 + (len(WEIGHT_BITS) - 1) * (layers + 1) + membranes

@@ -6,12 +6,20 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.runner import Array
-from runtime.session import Stream
+
+
+class Steps(Protocol):
+    """What can be timed: a session, a stream, or anything else that takes a window at a time."""
+
+    def step(self, events: Array, *, copy: bool = True) -> Array:
+        """One step; ``copy=False`` may return a view of a buffer."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Timing:
 
 
 def time_interleaved(
-    streams: Mapping[str, Stream],
+    streams: Mapping[str, Steps],
     inputs: Mapping[str, Sequence[Array]],
     *,
     steps: int,

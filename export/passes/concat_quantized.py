@@ -53,7 +53,7 @@ def _join(graph: ir.Graph, node: ir.Node) -> int:
         joined.outputs[0].type = first.type
     joined.outputs[0].shape = node.outputs[0].shape
     replace(graph, [node], [joined, dequantized])
-    for source in found:
+    for source in dict.fromkeys(found):
         if not source.outputs[0].uses() and not source.outputs[0].is_graph_output():
             graph.remove(source, safe=True)
     return 1

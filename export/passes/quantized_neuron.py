@@ -91,6 +91,8 @@ def _parameters(node: ir.Node, quantizer: ir.Node, what: str) -> Parameters:
     if given is None:
         reason = f"the scale or zero point of its {what} is no constant"
         raise PassError(node, reason, "make them initializers")
+    if not (np.isfinite(given.scale) & (given.scale > 0)).all():
+        raise PassError(node, f"a scale of its {what} is no positive number", "quantize again")
     if not given.per_tensor and given.axis != 1:
         raise PassError(node, f"the scale of its {what} runs along another axis", "use axis 1")
     return given

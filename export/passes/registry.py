@@ -64,12 +64,13 @@ def find_pass(name: str) -> type[GraphPass] | type[FunctionPass]:
     """The pass of that name.
 
     Raises:
-        ExportError: there is none; the nearest name is given.
+        ExportError: there is none; a name that is close to it is given.
     """
     known = {entry.name: entry for entry in PASSES}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        raise ExportError(f"no pass {name!r}; nearest is {near[0]!r}, --list shows all")
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"nearest is {near[0]!r}, " if near else ""
+        raise ExportError(f"no pass {name!r}; {meant}--list shows all")
     return known[name]
 
 

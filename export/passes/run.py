@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from export.errors import ExportError
 from export.passes.base import FunctionPass, GraphPass
+from export.passes.signatures import check_library_calls
+from export.passes.validity import check_constants, check_types, check_valid
 from runtime.graph import LIBRARY_DOMAINS
 
 
@@ -39,9 +40,14 @@ def run_passes(
 
     Raises:
         PassError: a node that a pass has to rewrite and cannot.
-        ExportError: the model is not valid ONNX before or after.
+        ExportError: the model is not valid ONNX before or after, or calls an op of the library in
+            another way than its definition.
     """
-    _check(model, "the model given to the passes")
+    given = "the model given to the passes"
+    check_valid(model, given)
+    check_constants(model)
+    check_library_calls(model)
+    check_types(model, given)
     graph, bodies = _parse(model)
     reports, last = [], "no pass"
     for entry in passes:
@@ -54,7 +60,7 @@ def run_passes(
         reports.append(PassReport(entry.name, changes, graph.graph.num_nodes()))
         last = entry.name
     result = _serialize(graph, bodies)
-    _check(result, f"the model after {last}")
+    check_valid(result, f"the model after {last}")
     return result, reports
 
 
@@ -73,11 +79,3 @@ def _serialize(graph: ir.Model, bodies: list[onnx.FunctionProto]) -> onnx.ModelP
     model = ir.to_proto(graph)
     model.functions.extend(bodies)
     return model
-
-
-def _check(model: onnx.ModelProto, what: str) -> None:
-    try:
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError, TypeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ExportError(f"{what} is not valid ONNX ({first})") from error

@@ -81,7 +81,7 @@ def _counts(component: Component, ranges: Ranges) -> bool:
 def written_levels(node: ir.Node, ranges: Ranges) -> tuple[float, float]:
     """The lowest and highest level that a Q would write if its type were wide enough."""
     given = parameters(node)
-    if given is None or not given.per_tensor:
+    if given is None or not given.per_tensor or not given.scale > 0:
         return -np.inf, np.inf
     low, high = (np.rint(bound / float(given.scale)) for bound in ranges.of(node.inputs[0]))
     return float(low + float(given.zero)), float(high + float(given.zero))

@@ -36,10 +36,13 @@ bool HasAvx512Vnni() {
          __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
          __builtin_cpu_supports("avx512vnni") != 0;
 }
+
+bool HasAvx512Vbmi() { return HasAvx512Vnni() && __builtin_cpu_supports("avx512vbmi") != 0; }
 #else
 bool Never() { return false; }
 constexpr auto HasAvx2 = Never;
 constexpr auto HasAvx512Vnni = Never;
+constexpr auto HasAvx512Vbmi = Never;
 #endif
 
 // Slowest first, and in the order of the enumeration.
@@ -47,6 +50,7 @@ constexpr TargetEntry kTargets[] = {
     {Target::kScalar, "scalar", Always},
     {Target::kAvx2, "avx2", HasAvx2},
     {Target::kAvx512Vnni, "avx512vnni", HasAvx512Vnni},
+    {Target::kAvx512Vbmi, "avx512vbmi", HasAvx512Vbmi},
 };
 
 // A kernel and the target it was written for.
@@ -159,7 +163,9 @@ struct QconvLifEntry {
 };
 
 // One row per implementation of the fused layer, slowest first, of both types of the membrane.
-#define LIF_OP_QCONV_LIF_ROWS(name) {Target::kScalar, scalar::name},
+#define LIF_OP_QCONV_LIF_ROWS(name) \
+  {Target::kScalar, scalar::name},  \
+      LIF_OP_IF_X86({Target::kAvx2, avx2::name}, {Target::kAvx512Vbmi, avx512vbmi::name}, )
 
 constexpr QconvLifEntry<std::int16_t> kQconvLif16[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif16)};
 constexpr QconvLifEntry<std::int8_t> kQconvLif8[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif8)};

@@ -5,6 +5,7 @@
 
 #include "kernels/testing.h"
 #include "lif_op/lif.h"
+#include "lif_op/qconv_lif.h"
 #include "lif_op/target.h"
 
 namespace lif_op {
@@ -39,7 +40,7 @@ void TestRefused() {
   refused("LIF_OP_TARGET");
   refused("there is no kernel target 'AVX2'");
   refused("this machine can run: scalar");
-  for (const char* name : {"avx2", "avx512vnni"}) {
+  for (const char* name : {"avx2", "avx512vnni", "avx512vbmi"}) {
     bool supported = false;
     for (const Target target : SupportedTargets())
       supported |= TargetName(target) == std::string(name);
@@ -50,11 +51,18 @@ void TestRefused() {
   unsetenv(kVariable);
 }
 
-// Every target has kernels of its own.
+// Every target has a kernel of its own: for the float neuron, or for a layer of 32 channels.
 void TestDistinct() {
+  const std::vector<std::int32_t> threshold(32, 1);
+  QconvLifLayer layer{};
+  layer.shape = {1, 32, 8, 8, 32, 8, 8, 3, 3, 1, 1, 1, 1};
+  layer.packed_x = true;
+  layer.threshold = threshold.data();
+  const auto kernel = [&layer](Target target) { return &QconvLifFor<std::int16_t>(target, layer); };
   for (const Target a : SupportedTargets()) {
     for (const Target b : SupportedTargets()) {
-      CHECK((LifFor(a) == LifFor(b)) == (a == b), TargetName(a));
+      const bool same = LifFor(a) == LifFor(b) && kernel(a) == kernel(b);
+      CHECK(same == (a == b), TargetName(a));
     }
   }
 }

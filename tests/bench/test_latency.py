@@ -32,6 +32,8 @@ def test_command_beside_the_float_sibling(make_file: Any, tmp_path: Path, capsys
         "p95",
         "QLIF",
         "12 x 16",
+        "stock: ",
+        "8-bit convolutions: ",
     ):
         assert text in printed
     values = json.loads(out.read_text())
@@ -40,6 +42,8 @@ def test_command_beside_the_float_sibling(make_file: Any, tmp_path: Path, capsys
     assert first["latency"]["steps"] == 12 and first["bytes"] == integer.stat().st_size
     assert first["latency"]["p5_ms"] <= first["latency"]["p50_ms"] <= first["latency"]["p95_ms"]
     assert values["times_faster"] > 0 and values["times_faster_of_medians"] > 0
+    assert set(values["baselines"]) == {"stock", "8-bit convolutions"}
+    assert all(v["steps"] == 12 and v["times_faster"] > 0 for v in values["baselines"].values())
     assert values["input"]["events_per_pixel"] == pytest.approx(0.061, rel=0.5)
     assert 0 < values["input"]["active_pixels"] < 0.2
     assert first["memory"]["peak_bytes"] >= first["memory"]["idle_bytes"] > 1 << 20
@@ -50,6 +54,7 @@ def test_command_beside_the_float_sibling(make_file: Any, tmp_path: Path, capsys
 def test_command_without_a_sibling(make_file: Any, capsys: Any) -> None:
     assert run(make_file("alone.int8.onnx"), "--steps", 3, "--no-memory", "--no-library") == 0
     printed = capsys.readouterr().out
+    assert "stock" not in printed and "8-bit convolutions: " in printed
     assert "median over pairs" not in printed and "ONNX Runtime only" in printed
 
 

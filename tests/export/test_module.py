@@ -15,11 +15,12 @@ from torch import nn
 
 from export.canonical import difference
 from export.errors import ExportError
-from export.module_export import FILES, Options, calibrate, export_module, integer_model
+from export.module_calibrate import calibrate
+from export.module_export import FILES, Options, build_graphs, export_module
 from export.module_inputs import Samples, input_names, load_module, parse_shape, read_samples
 from export.oracle import run_integer
 from export.qdq import main
-from export.torch_graph import export_qdq, run_module
+from export.torch_graph import ROUTES, export_qdq, run_module
 
 ROOT = Path(__file__).parents[2]
 IMAGE = ((2, 3, 8, 8),)
@@ -89,19 +90,11 @@ def test_a_layer_becomes_integers_that_equal_brevitas(name: str, tmp_path: Path)
 def test_both_routes_give_the_same_integers(name: str) -> None:
     module = load_module(f"examples.networks.layers:{name}")
     given = samples(module, *LAYERS[name])
-    calibrate(module, given.calibration, Options(quiet=True))
+    calibrate(module, given.calibration, quiet=True)
     outputs = [f"y{i}" for i in range(len(run_module(module, given.held_out[0])))]
     graphs = [
-        integer_model(
-            export_qdq(
-                module,
-                given.held_out[0],
-                route=route,
-                input_names=given.names,
-                output_names=outputs,
-            )
-        )[1]
-        for route in ("torchscript", "dynamo")
+        build_graphs(module, given, outputs, Options(route, quiet=True)).models["int8"]
+        for route in ROUTES
     ]
     assert difference(*graphs) == ""
 
@@ -141,7 +134,8 @@ def test_a_classifier_is_integers_from_image_to_scores(
     assert not report["float_islands"] and not report["float_constants"]
     assert report["nodes"]["QLinearConv"] == convolutions
     assert set(report["latency"]) == {"1", "2"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {*FILES.values(), "report.json"}
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {*FILES.values(), "report.json", "stages.json"}
 
 
 def test_profiles_of_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +190,7 @@ def test_own_scales_and_bias_correction(tmp_path: Path, capsys: pytest.CaptureFi
     module = load_module("examples.networks.layers:conv")
     before = module.layer.bias.detach().clone()
     given = samples(module, *IMAGE)
-    calibrate(module, given.calibration, Options(bias_correction=True, quiet=True))
+    calibrate(module, given.calibration, bias_correction=True, quiet=True)
     assert not torch.equal(before, module.layer.bias)
 
 

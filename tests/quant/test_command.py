@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 
 from calib_data import console
 from calib_data.synthetic import SceneConfig, write_scene
-from models import save_checkpoint
+from models import load_checkpoint, save_checkpoint
 from quant import IntegerNetwork, LayerOptions, QuantOptions, load_spec, ptq, quantize
+from quant.prepared import Calibrated, prepare
 from quant.recordings import Plan, Recording, Truth, read_recordings
 from quant.scoring import FLOAT_FLOW, GROUND_TRUTH, Scorer
 from quant.search import Memo, Tuned, membrane_candidates, sensitivity, sensitivity_trials, tune
@@ -36,11 +38,11 @@ def checkpoint(active_network: Make, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def ready(active_network: Make, moving_counts: Make) -> ptq.Calibrated:
+def ready(active_network: Make, moving_counts: Make) -> Calibrated:
     recording = Recording(
         "moving", [torch.from_numpy(c) for c in moving_counts(6, (10, 12))], [None] * 6
     )
-    return ptq.prepare(active_network(NAME, channels=4), [recording], weigh_inputs=True)
+    return prepare(active_network(NAME, channels=4), [recording], weigh_inputs=True)
 
 
 def run(capsys: Any, *arguments: Any) -> dict[str, Any]:
@@ -110,6 +112,11 @@ def test_sensitivity_of_every_layer(
         (["--out", "q.safetensors", "--limit", "0"], "--limit must be at least 1, got 0"),
         (["--tune", "--sensitivity"], "--sensitivity and --tune exclude each other"),
         (["--out", "q.safetensors", "--weight-bits", "9"], "weight bits must be 2 to 8, got 9"),
+        (
+            ["--out", "q.safetensors", "--neuron", "float", "--mem-bits", "8"],
+            "leave mem_bits at 16",
+        ),
+        (["--out", "q.safetensors", "--neuron", "float", "--tune"], "--neuron float has none"),
         (["--out", "q.safetensors", "--data", "absent.h5"], "absent.h5"),
     ],
 )
@@ -127,6 +134,60 @@ def test_refusals(
     assert console.run(ptq.main, ["--checkpoint", str(checkpoint), *given]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "folder"], "folder: is a folder; name a file"),
+        (["--out", "file/q.safetensors"], "file: is no folder; name another"),
+        (["--out", "/proc/self/q.safetensors"], "/proc/self: nothing can be written here"),
+        (["--out", "q.safetensors", "--tune"], "q.tuning.json: is a folder; name a file"),
+        (["--out", "q.safetensors", "--report", "file"], "file: is no folder; name another"),
+        (["--sensitivity", "--report", "file"], "file: is no folder; name another"),
+        (["--out", "q.safetensors", "--report", "."], "report.png: is a folder; name a file"),
+    ],
+)
+def test_outputs_are_checked_before_the_work(
+    arguments: list[str],
+    message: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ptq, "read_recordings", lambda *_: pytest.fail("work has begun"))
+    for name in ("folder", "q.tuning.json", "report.png"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").write_text("x")
+    assert console.run(ptq.main, ["--checkpoint", str(checkpoint), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_float_neurons(checkpoint: Path, scene: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "q.safetensors"
+    given = ["--checkpoint", checkpoint, "--data", scene, "--neuron", "float", "--limit", 8]
+    values = run(capsys, *given, "--out", out, "--report", tmp_path)
+    spec = load_spec(out)
+    assert values["neuron"] == spec.neuron == "float"
+    assert all(row["mem_bits"] is None and row["saturated_mem"] == 0 for row in values["layers"])
+    ready = prepare(
+        load_checkpoint(checkpoint), read_recordings([scene], Plan(limit=8)), weigh_inputs=False
+    )
+    assert (
+        values["error"]
+        == ready.scorer.error(spec)
+        != ready.scorer.error(replace(spec, neuron="integer"))
+    )
+    rows = run(capsys, *given, "--sensitivity", "--report", tmp_path)["sensitivity"]
+    assert {row["mem_bits"] for row in rows} == {16, 0}
+    assert len(rows) == sensitivity_trials(5, "float")
+    assert (tmp_path / "sensitivity.png").read_bytes()[:4] == b"\x89PNG"
+    assert console.run(ptq.main, [str(a) for a in given] + ["--sensitivity"]) == 0
+    text = capsys.readouterr().out
+    assert "8-bit weights, float neurons" in text and "membrane" not in text
 
 
 def test_a_quantized_checkpoint_is_not_quantized_again(
@@ -177,14 +238,14 @@ def test_recordings_with_truth_are_the_ones_scored(
 # --- searches ------------------------------------------------------------------------------------
 
 
-def tuned(ready: ptq.Calibrated, options: QuantOptions, memo: Memo) -> Tuned:
+def tuned(ready: Calibrated, options: QuantOptions, memo: Memo) -> Tuned:
     *_, last = tune(ready.derive, options, ready.scorer, memo)
     assert isinstance(last, Tuned)
     return last
 
 
 @pytest.mark.parametrize("options", [QuantOptions(4, 8), QuantOptions(4)])
-def test_tuning_finds_what_it_says(options: QuantOptions, ready: ptq.Calibrated) -> None:
+def test_tuning_finds_what_it_says(options: QuantOptions, ready: Calibrated) -> None:
     result = tuned(ready, options, Memo(None, {}))
     assert result.error_before == ready.scorer.error(ready.derive(options))
     assert result.error == ready.scorer.error(ready.derive(result.options))
@@ -192,7 +253,7 @@ def test_tuning_finds_what_it_says(options: QuantOptions, ready: ptq.Calibrated)
     assert all(layer.frac_bits is not None for layer in result.options.layers.values())
 
 
-def test_candidates(ready: ptq.Calibrated) -> None:
+def test_candidates(ready: Calibrated) -> None:
     bits = [tuple(m) for m in membrane_candidates(ready.derive, QuantOptions(), 0)]
     assert bits[:5] == [(16, 0), (16, -1), (16, 1), (16, -2), (16, 2)]
     assert len(bits) == 6 and bits[5][0] == 8 and bits[5][1] <= 0
@@ -200,7 +261,7 @@ def test_candidates(ready: ptq.Calibrated) -> None:
     assert edge == [(8, 6), (8, 5), (8, 4)]
 
 
-def test_an_interrupted_tuning_goes_on(ready: ptq.Calibrated, tmp_path: Path) -> None:
+def test_an_interrupted_tuning_goes_on(ready: Calibrated, tmp_path: Path) -> None:
     """To the same result, without measuring again what it knows."""
     options, path = QuantOptions(4, 8), tmp_path / "tuning.json"
     whole = tuned(ready, options, Memo(None, {}))
@@ -221,7 +282,7 @@ def test_an_interrupted_tuning_goes_on(ready: ptq.Calibrated, tmp_path: Path) ->
     assert len(Memo(path, {"a": 2})) == 0
 
 
-def test_layers_of_their_own(ready: ptq.Calibrated) -> None:
+def test_layers_of_their_own(ready: Calibrated) -> None:
     options = QuantOptions(7, layers={"G1": LayerOptions(3, 8, -2), "pred": LayerOptions(8)})
     spec = ready.derive(options)
     assert spec.weight_bits == 8
@@ -232,7 +293,7 @@ def test_layers_of_their_own(ready: ptq.Calibrated) -> None:
         ready.derive(QuantOptions(layers={"G9": LayerOptions()}))
 
 
-def test_sensitivity_is_that_of_the_whole_network(ready: ptq.Calibrated) -> None:
+def test_sensitivity_is_that_of_the_whole_network(ready: Calibrated) -> None:
     """Computed from the layer on; equal to running everything."""
     rows = list(sensitivity(ready.derive, QuantOptions(), ready.scorer))
     (row,) = [r for r in rows if (r.layer, r.weight_bits) == ("G2", 2)]

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from training.config import TrainingConfig
 from training.data import Sequence
@@ -41,6 +43,43 @@ def make_config() -> Callable[..., TrainingConfig]:
         return TrainingConfig.model_validate(values | overrides)
 
     return make
+
+
+@pytest.fixture
+def write_config(tmp_path: Path) -> Callable[..., Path]:
+    """write_config(data=None, **top_level) -> YAML file of a run of two updates on one scene"""
+
+    def write(data: dict[str, Any] | None = None, **overrides: Any) -> Path:
+        scenes = {
+            "train_scenes": 1,
+            "validation_scenes": 1,
+            "duration": 0.4,
+            "resolution": [24, 24],
+            "crop": 12,
+            "cache": str(tmp_path / "scenes"),
+        }
+        values: dict[str, Any] = {
+            "model": {"name": "LIFFireNet_short", "base_num_channels": 2},
+            "data": scenes | (data or {}),
+            "loss": {"window_loss": 2},
+            "batch_size": 2,
+            "updates": 2,
+        }
+        path = tmp_path / "config.yml"
+        path.write_text(yaml.safe_dump(values | overrides))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def parameters() -> Callable[[Trainer], dict[str, torch.Tensor]]:
+    """parameters(trainer) -> a copy of everything its network holds, by name"""
+
+    def copy(trainer: Trainer) -> dict[str, torch.Tensor]:
+        return {key: value.detach().clone() for key, value in trainer.model.state_dict().items()}
+
+    return copy
 
 
 @pytest.fixture

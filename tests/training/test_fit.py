@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from calib_data import console
 from models import ModelConfig, SpikingFireNet, detach, load_checkpoint
@@ -229,29 +228,8 @@ def run(*arguments: object) -> int:
     return console.run(fit.main, [str(argument) for argument in arguments])
 
 
-def write_config(tmp_path: Path, **data: Any) -> Path:
-    values = {
-        "model": {"name": "LIFFireNet_short", "base_num_channels": 2},
-        "data": {
-            "train_scenes": 1,
-            "validation_scenes": 1,
-            "duration": 0.4,
-            "resolution": [24, 24],
-            "crop": 12,
-            "cache": str(tmp_path / "scenes"),
-            **data,
-        },
-        "loss": {"window_loss": 2},
-        "batch_size": 2,
-        "updates": 2,
-    }
-    path = tmp_path / "config.yml"
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config, out = write_config(tmp_path), tmp_path / "run"
+def test_command(write_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, out = write_config(), tmp_path / "run"
     assert run("--config", config, "--out", out, "--threads", 1, "--json") == 0
     assert json.loads(capsys.readouterr().out)["updates"] == 2
     names = {path.name for path in out.iterdir()}
@@ -278,10 +256,11 @@ def test_mistakes_are_one_line(
     data: dict[str, Any],
     arguments: list[str],
     message: str,
+    write_config: Make,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = ["--config", write_config(tmp_path, **data), "--out", tmp_path / "run", *arguments]
+    given = ["--config", write_config(data), "--out", tmp_path / "run", *arguments]
     assert run(*given) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], lines

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from calib_data import console
 from models import LIFState, save_checkpoint
-from quant import IntegerNetwork, QuantFireNet, load_qat, load_spec, qat
+from quant import HybridNetwork, IntegerNetwork, QuantFireNet, load_qat, load_spec, qat
 from training import fit
 from training.config import ConfigError
 from training.quantized import INTEGERS, SHADOWS
+from training.validation import evaluate
 
 Make = Callable[..., Any]
 NAME = "LIFFireNet_short"
@@ -38,11 +38,9 @@ def make_quantized(make_config: Make, source: Path) -> Make:
     return make
 
 
-def parameters(trainer: Any) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
-
-
-def test_it_learns(make_quantized: Make, make_trainer: Make, tmp_path: Path) -> None:
+def test_it_learns(
+    make_quantized: Make, make_trainer: Make, parameters: Make, tmp_path: Path
+) -> None:
     trainer = make_trainer(
         make_quantized(weight_scale="learned", learn_range=True), tmp_path / "run"
     )
@@ -77,7 +75,34 @@ def test_it_leaves_what_it_trained(
     assert summary["config"]["quant"]["current"] == "uint8"
 
 
-def test_it_resumes_exactly(make_quantized: Make, make_trainer: Make, tmp_path: Path) -> None:
+def test_float_neurons_train_as_the_hybrid_network(
+    make_quantized: Make, make_trainer: Make, moving_counts: Make, tmp_path: Path
+) -> None:
+    """What is validated, what the shadows compute and what the integers compute is one network."""
+    folder = tmp_path / "run"
+    trainer = make_trainer(make_quantized(neuron="float", weight_scale="learned"), folder)
+    summary = trainer.fit()
+    model, spec = load_qat(folder / SHADOWS), load_spec(folder / INTEGERS)
+    assert spec.neuron == model.settings.neuron == "float"
+    error = evaluate(model, trainer.validation[0]).aee
+    assert error == pytest.approx(summary["best_validation_aee"], rel=1e-6)
+    network, fired = HybridNetwork(spec), 0.0
+    states: dict[str, LIFState] = {}
+    expected: dict[str, LIFState] = {}
+    for events in moving_counts(30, (12, 14)):
+        with torch.no_grad():
+            flow, states = model.step(torch.from_numpy(events).float(), states)
+        wanted, expected = network.step(torch.from_numpy(events), expected)
+        assert torch.equal(flow, wanted)
+        for name, state in states.items():
+            assert torch.equal(state.mem, expected[name].mem), name
+        fired += float(states["R2a"].spike.mean())
+    assert fired > 0
+
+
+def test_it_resumes_exactly(
+    make_quantized: Make, make_trainer: Make, parameters: Make, tmp_path: Path
+) -> None:
     config = make_quantized(weight_scale="learned", learn_range=True)
     whole = make_trainer(config, tmp_path / "whole")
     whole.fit()
@@ -100,7 +125,12 @@ def test_it_resumes_exactly(make_quantized: Make, make_trainer: Make, tmp_path: 
     ],
 )
 def test_frozen_groups_stay(
-    group: str, part: str, make_quantized: Make, make_trainer: Make, tmp_path: Path
+    group: str,
+    part: str,
+    make_quantized: Make,
+    make_trainer: Make,
+    parameters: Make,
+    tmp_path: Path,
 ) -> None:
     trainer = make_trainer(make_quantized(freeze=[group]), tmp_path / "run")
     before = parameters(trainer)
@@ -118,32 +148,15 @@ def test_another_model_is_refused(make_config: Make, make_trainer: Make, source:
         make_trainer(config, source.parent / "run")
 
 
-def test_the_command(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    values = {
-        "model": {"name": NAME, "base_num_channels": 4},
-        "quant": {"init": str(source), "weight_bits": 5},
-        "data": {
-            "train_scenes": 1,
-            "validation_scenes": 1,
-            "duration": 0.4,
-            "resolution": [24, 24],
-            "crop": 12,
-            "cache": str(tmp_path / "scenes"),
-        },
-        "loss": {"window_loss": 2},
-        "batch_size": 2,
-        "updates": 2,
-    }
-    path = tmp_path / "qat.yml"
-    path.write_text(yaml.safe_dump(values))
+def test_the_command(source: Path, write_config: Make, tmp_path: Path, capsys: Any) -> None:
+    model = {"name": NAME, "base_num_channels": 4}
+    path = write_config(model=model, quant={"init": str(source), "weight_bits": 5})
     threads = torch.get_num_threads()
     arguments = ["--config", str(path), "--out", str(tmp_path / "run"), "--threads", "1", "--json"]
     assert console.run(qat.main, arguments) == 0
     assert json.loads(capsys.readouterr().out)["updates"] == 2
     assert load_spec(tmp_path / "run" / INTEGERS).weight_bits == 5
-    path.write_text(yaml.safe_dump({k: v for k, v in values.items() if k != "quant"}))
+    write_config(model=model)
     assert console.run(qat.main, arguments) == 2
     assert "has no section quant, see configs/qat_snn.yml" in capsys.readouterr().err
     torch.set_num_threads(threads)

@@ -41,6 +41,8 @@ def _bias(site: Site, index: int, scale: Array) -> tuple[ir.Value | None, Array]
         raise Illegal("the bias is not a constant int32 with zero point 0")
     if bias.axis not in (None, 0) or array.ndim != 1:
         raise Illegal("the bias is not one number per output channel")
+    if bias.axis is not None and bias.scale.shape not in ((), (1,), scale.shape):
+        raise Illegal("the bias has another number of scales than the weight")
     if not np.allclose(bias.scale, scale, rtol=_BIAS_SCALE_TOLERANCE, atol=0):
         raise Illegal("the bias's scale is not the input's times the weight's")
     return bias.value, array

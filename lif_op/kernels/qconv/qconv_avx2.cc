@@ -1,25 +1,17 @@
 // The convolution with 256-bit dot products of 16-bit numbers: eight outputs, two input channels at
-// a time. Bytes are widened first, since the byte instruction of AVX2 saturates.
+// a time.
 #include <immintrin.h>
 
 #include "kernels/qconv/qconv_contract.h"
 #include "kernels/qconv/qconv_vector.h"
+#include "kernels/qconv/words_avx2.h"
 
 namespace lif_op::avx2 {
 namespace {
 
-struct Isa {
-  using Vector = __m256i;
-  static constexpr std::int64_t kLanes = 8;
-  static constexpr int kGroup = 2;
+struct Isa : Words {
   static constexpr int kMaxBlock = 4;
   static constexpr int kVectors = 2;
-
-  static Vector Broadcast(std::uint32_t word) { return _mm256_set1_epi32(static_cast<int>(word)); }
-
-  static Vector Load(const std::uint32_t* words) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
-  }
 
   static Vector Or(Vector a, Vector b) { return _mm256_or_si256(a, b); }
 
@@ -33,10 +25,6 @@ struct Isa {
       const __m256i lanes = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), index);
       _mm256_maskstore_epi32(out, lanes, value);
     }
-  }
-
-  static Vector Dot(Vector sum, Vector x, Vector w) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w));
   }
 
   static __m128i Bytes(const std::uint8_t* row, std::int64_t column) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from export.graphs.builder import Dims
 from export.graphs.integer import integer_model
 from export.graphs.source import source_model
 from export.passes import PASSES, main
+from export.passes.clean import Clean
 from export.passes.legality import markdown_rows
 from export.passes.trial import Difference, TrialSkipped, compare
 from runtime.artifact import load_model
@@ -170,6 +172,43 @@ def test_mistakes_are_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -
     file.write_bytes(b"")
     assert "no graph in it" in _error(capsys, str(file), out, "--run", "clean")
     assert not Path(out).exists()
+
+
+def test_the_output_may_be_the_input(file: Path) -> None:
+    before = onnx.load(file)
+    assert main([str(file), str(file), "--run", "integer_bias", "--tolerance", "0.006"]) == 0
+    assert onnx.load(file) != before
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("name", ["in.onnx", "out.onnx"])
+def test_interrupted_while_writing_nothing_is_half_written(
+    name: str, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file.read_bytes()
+    write = Path.write_bytes
+
+    def half(path: Path, data: bytes) -> int:
+        written = write(path, data[: len(data) // 2])
+        signal.raise_signal(signal.SIGINT)
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    arguments = [str(file), str(file.with_name(name)), "--run", "clean"]
+    assert console.run(main, arguments) == console.EXIT_INTERRUPTED == 130
+    printed = capsys.readouterr()
+    assert printed.err == "interrupted\n" and "out.onnx" not in printed.out
+    assert [path.name for path in file.parent.iterdir()] == ["in.onnx"]
+    assert file.read_bytes() == before
+
+
+def test_interrupted_in_a_pass_is_one_line(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Clean, "rewrite", lambda *_: signal.raise_signal(signal.SIGINT))
+    out = file.with_name("out.onnx")
+    assert console.run(main, [str(file), str(out), "--run", "clean"]) == 130
+    assert capsys.readouterr().err == "interrupted\n" and not out.exists()
 
 
 def test_huge_files_are_refused_unread(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

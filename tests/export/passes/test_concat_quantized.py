@@ -58,3 +58,12 @@ def test_unequal_grids_stay(scales: tuple[float, float], zeros: tuple[int, int])
     after, (report,) = run_passes(before, [ConcatQuantized()])
     assert report.changes == 0
     assert Counter(n.op_type for n in after.graph.node)["DequantizeLinear"] == 2
+
+
+def test_a_tensor_beside_itself() -> None:
+    before = model((0.25, 0.25), (7, 7))
+    before.graph.node[2].input[1] = "x"
+    before.graph.node.remove(before.graph.node[1])
+    after, (report,) = run_passes(before, [ConcatQuantized()])
+    assert report.changes == 1
+    np.testing.assert_array_equal(run(before), run(after))

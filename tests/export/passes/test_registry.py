@@ -52,6 +52,12 @@ def test_an_unknown_name_gets_the_nearest() -> None:
         find_pass("float_bais")
 
 
+@pytest.mark.parametrize("name", ["xyzzy", "", "quantum"])
+def test_a_name_that_is_close_to_none_gets_no_suggestion(name: str) -> None:
+    with pytest.raises(ExportError, match=rf"^no pass '{name}'; --list shows all$"):
+        find_pass(name)
+
+
 def test_documentation_shows_them() -> None:
     text = PAGE.read_text()
     between = text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
