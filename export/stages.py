@@ -154,7 +154,7 @@ class _Graph:
                 named[name] = channels_first(self.artifact, state, named[name])
         for layer, name in self._layers.items():
             spikes = unpacked(values[name], self.artifact.layer(layer).channels)
-            named[f"spike_out.{layer}"] = spikes
+            named.setdefault(f"spike_out.{layer}", spikes)
         return named
 
     def run_forced(self, inputs: Arrays, spikes: Arrays) -> Arrays:

@@ -85,7 +85,7 @@ def test_the_shipped_network(
     separate = StatefulSession(paths[1], library="require")
     monkeypatch.setenv("LIF_OP_TARGET", target)
     fused = StatefulSession(paths[0], library="require")
-    count = 60 if target == "scalar" else 400
+    count = 40 if target == "scalar" else 150
     steps = [(events, events) for events in moving_counts(count, RESOLUTION)]
     result = parity.compare(fused, separate, steps)
     assert result.equal and result.steps == count and not result.silent_layers
