@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from export.deeploy import DialectTracer, is_dialect
 from export.errors import ExportError
+from export.files import read_model
 from export.grids import Grid, artifact_of, find_grids
 from export.match import match, roles, unmatched
 from export.passes import run_passes
@@ -81,12 +81,12 @@ class Side:
 
     @staticmethod
     def load(path: Path) -> Side:
-        """Read and prepare a file."""
+        """Read and prepare a file; raises ExportError or OSError with its name."""
+        model = read_model(path)
         try:
-            model = onnx.load_model_from_string(path.read_bytes())
-        except DecodeError as error:
-            raise DiffError(f"{path}: not a readable ONNX file; export it again") from error
-        return Side.of(model, str(path))
+            return Side.of(model, str(path))
+        except ExportError as error:
+            raise DiffError(f"{path}: {error}") from error
 
 
 @dataclass

@@ -31,7 +31,7 @@ def run_integer(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str
         an array per graph output.
 
     Raises:
-        ExportError: a missing input, or a node whose operator has no rule here.
+        ExportError: a missing input or attribute, or a node whose operator has no rule here.
     """
     values: dict[str, Any] = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer
@@ -58,6 +58,8 @@ def _run_node(node: onnx.NodeProto, values: dict[str, Any]) -> None:
     arguments = [values[i] if i else None for i in node.input]
     try:
         results = rule(attributes, arguments)
+    except KeyError as error:
+        raise ExportError(f"node {name!r} ({kind}): its attribute {error} is missing") from error
     except ValueError as error:
         raise ExportError(f"node {name!r} ({kind}): {error}") from error
     if not isinstance(results, tuple):

@@ -27,6 +27,20 @@ _RUNS = 3
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
+    arguments = _parser().parse_args(argv)
+    start_command()
+    if arguments.list:
+        _print_list(arguments.json)
+        return 0
+    if arguments.legality:
+        _print_legality(arguments.json)
+        return 0
+    if arguments.input is None or arguments.output is None or arguments.run is None:
+        raise ExportError(f"give a file, where the result goes, and --run; example: {_EXAMPLE}")
+    return _rewrite(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export.passes",
         description=_DESCRIPTION,
@@ -55,17 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         "outputs have to be equal",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    arguments = parser.parse_args(argv)
-    start_command()
-    if arguments.list:
-        _print_list(arguments.json)
-        return 0
-    if arguments.legality:
-        _print_legality(arguments.json)
-        return 0
-    if arguments.input is None or arguments.output is None or arguments.run is None:
-        raise ExportError(f"give a file, where the result goes, and --run; example: {_EXAMPLE}")
-    return _rewrite(arguments)
+    return parser
 
 
 def _count(text: str) -> int:

@@ -97,14 +97,19 @@ def _rewrite_bias(graph: ir.Graph, node: ir.Node) -> int:
     if real.size not in (1, channels):
         return 0
     unit = (x_scale * w_scale).astype(np.float32)
-    if given is not None and integers is not None and integers.shape == (channels,):
-        exact = integers.dtype == np.int32 and not given.zero.any()
-        if exact and np.array_equal(given.scale, unit):
-            return 0
+    if integers is not None and integers.shape == (channels,) and _has_unit(given, integers, unit):
+        return 0
     spread = np.broadcast_to(real.reshape(-1), (channels,))
     name = bias.name or f"{node.name}.bias"
     node.replace_input_with(2, _dequantized(graph, node, spread, x_scale, w_scale, name))
     return 1
+
+
+def _has_unit(given: Parameters | None, integers: Array, unit: Array) -> bool:
+    """Whether a bias is int32 with that scale and no zero point."""
+    if given is None or integers.dtype != np.int32 or given.zero.any():
+        return False
+    return np.array_equal(given.scale, unit)
 
 
 def _dequantized(
@@ -161,14 +166,7 @@ def _bias_of_matmul(graph: ir.Graph, node: ir.Node) -> int:
     w_scale, _ = weight
     unit = (x_scale * w_scale).astype(np.float32)
     real, given, integers = found
-    right = (
-        given is not None
-        and integers is not None
-        and integers.ndim == 1
-        and integers.dtype == np.int32
-        and np.array_equal(given.scale, unit)
-        and not given.zero.any()
-    )
+    right = integers is not None and integers.ndim == 1 and _has_unit(given, integers, unit)
     value: ir.Value = bias
     if not right:
         name = bias.name or f"{node.name}.bias"

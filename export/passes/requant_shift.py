@@ -136,47 +136,57 @@ def _emit(
     shift: Shift,
 ) -> ir.Value:
     """Put Conv and RequantShift in the place of a convolution; returns the result."""
-    spatial = weight.ndim - 2
     name = node.name or (node.outputs[0].name or "conv")
-    shape = (1, len(shift.mul), *[1] * spatial)
-    conv = ir.node(
-        "Conv",
-        [x, weight_value],
-        {
-            "kernel_shape": list(weight.shape[2:]),
-            "strides": attribute(node, "strides", [1] * spatial),
-            "pads": attribute(node, "pads", [0] * (2 * spatial)),
-            "dilations": attribute(node, "dilations", [1] * spatial),
-            "group": attribute(node, "group", 1),
-        },
-        name=f"{name}.conv",
-    )
-    factors = [
-        add_constant(graph, f"{name}.{what}", values.astype(np.int32).reshape(shape))
-        for what, values in (("mul", shift.mul), ("add", shift.add))
-    ]
-    requantized = ir.node(
-        "RequantShift",
-        [conv.outputs[0], *factors],
-        # The frontend unpacks these from tensors, not from plain integers.
-        {
-            "div": ir.tensor(np.array(shift.div, np.int64)),
-            "n_levels": ir.tensor(np.array(shift.n_levels, np.int64)),
-            "signed": ir.tensor(np.array(int(shift.signed), np.int64)),
-        },
-        domain=DOMAIN,
-        name=f"{name}.requant",
-    )
+    conv = _plain_convolution(node, x, weight, weight_value, f"{name}.conv")
     conv.outputs[0].name = f"{name}.sums"
-    conv.outputs[0].type = ir.TensorType(ir.DataType.INT32)
-    conv.outputs[0].shape = node.outputs[0].shape
-    bits = shift.n_levels.bit_length() - 1
-    kind = np.dtype(f"{'' if shift.signed else 'u'}int{bits}")
-    requantized.outputs[0].type = ir.TensorType(ir.DataType.from_numpy(kind))
+    requantized = _requantization(graph, conv, shift, weight.ndim - 2, name)
     old = list(node.inputs)
     replace(graph, [node], [conv, requantized])
     remove_unread(graph, old)
     return requantized.outputs[0]
+
+
+def _plain_convolution(
+    node: ir.Node, x: ir.Value | None, weight: Array, weight_value: ir.Value | None, name: str
+) -> ir.Node:
+    """The convolution of a node without its bias, int32, with every attribute written."""
+    spatial = weight.ndim - 2
+    attributes = {
+        "kernel_shape": list(weight.shape[2:]),
+        "strides": attribute(node, "strides", [1] * spatial),
+        "pads": attribute(node, "pads", [0] * (2 * spatial)),
+        "dilations": attribute(node, "dilations", [1] * spatial),
+        "group": attribute(node, "group", 1),
+    }
+    conv = ir.node("Conv", [x, weight_value], attributes, name=name)
+    conv.outputs[0].type = ir.TensorType(ir.DataType.INT32)
+    conv.outputs[0].shape = node.outputs[0].shape
+    return conv
+
+
+def _requantization(
+    graph: ir.Graph, conv: ir.Node, shift: Shift, spatial: int, name: str
+) -> ir.Node:
+    shape = (1, len(shift.mul), *[1] * spatial)
+    factors = [
+        add_constant(graph, f"{name}.{what}", values.astype(np.int32).reshape(shape))
+        for what, values in (("mul", shift.mul), ("add", shift.add))
+    ]
+    # The frontend unpacks these from tensors, not from plain integers.
+    attributes = {
+        what: ir.tensor(np.array(int(value), np.int64))
+        for what, value in (
+            ("div", shift.div),
+            ("n_levels", shift.n_levels),
+            ("signed", shift.signed),
+        )
+    }
+    inputs = [conv.outputs[0], *factors]
+    node = ir.node("RequantShift", inputs, attributes, domain=DOMAIN, name=f"{name}.requant")
+    bits = shift.n_levels.bit_length() - 1
+    kind = np.dtype(f"{'' if shift.signed else 'u'}int{bits}")
+    node.outputs[0].type = ir.TensorType(ir.DataType.from_numpy(kind))
+    return node
 
 
 def _neuron(graph: ir.Graph, node: ir.Node) -> int:

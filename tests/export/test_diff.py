@@ -149,7 +149,10 @@ def test_plain_models_by_order_and_on_their_own_inputs(
 
 MISTAKES = {
     "no data": (["{int8}", "{int8}"], "give either --data F or --random"),
-    "no onnx": (["{junk}", "{int8}", "--random"], "junk.onnx: not a readable ONNX file"),
+    "no onnx": (["{junk}", "{int8}", "--random"], "junk.onnx: not an ONNX file, or cut off"),
+    "empty": (["{int8}", "{empty}", "--random"], "empty.onnx: not an ONNX file"),
+    "cut off": (["{cut}", "{int8}", "--random"], "cut.onnx: not an ONNX file, or cut off"),
+    "cannot run": (["{broken}", "{broken}", "--random"], "broken.onnx: ONNX Runtime refuses"),
     "absent": (["{tmp}/absent.onnx", "{int8}", "--random"], "absent.onnx: No such file"),
     "another network": (["{plain}", "{int8}", "--random"], "graph inputs differ ("),
     "no arrays": (["{plain}", "{plain}", "--data", "{junk}"], "not an .npz of arrays"),
@@ -162,7 +165,15 @@ def test_mistakes_are_one_line(
     case: str, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "junk.onnx").write_bytes(b"nothing at all")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    whole = files["int8"].read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    broken = plain(("q", "c", "y"), quantized=False)
+    broken.graph.node[0].op_type = "NoSuchOperator"
     known = {
+        "empty": tmp_path / "empty.onnx",
+        "cut": tmp_path / "cut.onnx",
+        "broken": write_model(broken, tmp_path / "broken.onnx"),
         "tmp": tmp_path,
         "junk": tmp_path / "junk.onnx",
         "plain": write_model(plain(("q", "c", "y"), quantized=False), tmp_path / "plain.onnx"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import lif_op.spec
@@ -166,3 +166,18 @@ def test_initializers_are_constants() -> None:
     model, feeds = _model("Add", [np.int32([1, 2]), np.int32([3])])
     model.graph.initializer.append(numpy_helper.from_array(feeds.pop("i1"), "i1"))
     np.testing.assert_array_equal(run_integer(model, feeds)["o0"], [4, 5])
+
+
+def test_a_missing_attribute_is_named() -> None:
+    value = onnx.helper.make_tensor_value_info
+    names = ["acc", "mem", "decay", "threshold"]
+    node = onnx.helper.make_node("QLIF", names, ["spike", "out"], "n", domain="snn", reset="zero")
+    kinds = (TensorProto.INT32, TensorProto.INT16, TensorProto.INT32, TensorProto.INT32)
+    inputs = [value(name, kind, None) for name, kind in zip(names, kinds, strict=True)]
+    outputs = [value("spike", TensorProto.UINT8, None)]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", inputs, outputs))
+    feeds = {name: np.zeros((1, 1), np.int32) for name in names}
+    with pytest.raises(
+        ExportError, match=r"'n' \(snn::QLIF\): its attribute 'frac_bits' is missing"
+    ):
+        run_integer(model, feeds)
