@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import parity_replay
 import pytest
 
 import lif_op
@@ -20,7 +21,6 @@ from export.graphs.integer import integer_model
 from models import load_checkpoint, shipped_checkpoint
 from quant import QuantOptions, quantize
 from runtime import parity
-from runtime.layout import channels_first
 from runtime.runner import Array
 from runtime.session import StatefulSession, Stream
 
@@ -96,10 +96,7 @@ def drive(stream: Stream, windows: list[Array]) -> list[dict[str, Array]]:
     seen = []
     for events in windows:
         stream.step(events)
-        states = stream.states()
-        artifact = stream.artifact
-        after = {s.input: channels_first(artifact, s, states[s.input]) for s in artifact.states}
-        seen.append(after | {"flow_acc": stream.outputs()["flow_acc"]})
+        seen.append(parity_replay.observed(stream))
     return seen
 
 
