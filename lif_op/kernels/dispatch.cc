@@ -159,9 +159,10 @@ struct QconvLifEntry {
 };
 
 // One row per implementation of the fused layer, slowest first, of both types of the membrane.
-#define LIF_OP_QCONV_LIF_ROWS(name) \
-  {Target::kScalar, scalar::name},  \
-      LIF_OP_IF_X86({Target::kAvx2, avx2::name}, {Target::kAvx512Vbmi, avx512vbmi::name}, )
+#define LIF_OP_QCONV_LIF_ROWS(name)                                                       \
+  {Target::kScalar, scalar::name},                                                        \
+      LIF_OP_IF_X86({Target::kAvx2, avx2::name}, {Target::kAvx512Vnni, avx512vnni::name}, \
+                    {Target::kAvx512Vbmi, avx512vbmi::name}, )
 
 constexpr QconvLifEntry<std::int16_t> kQconvLif16[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif16)};
 constexpr QconvLifEntry<std::int8_t> kQconvLif8[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif8)};
