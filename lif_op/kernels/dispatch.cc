@@ -2,6 +2,12 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(LIF_OP_X86)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "kernels/lif/lif_contract.h"
 #include "kernels/qconv/qconv_contract.h"
 #include "kernels/qconv_lif/qconv_lif_contract.h"
@@ -38,11 +44,32 @@ bool HasAvx512Vnni() {
 }
 
 bool HasAvx512Vbmi() { return HasAvx512Vnni() && __builtin_cpu_supports("avx512vbmi") != 0; }
+
+// Linux keeps the state of the tiles for processes that ask for it, for all their threads at once.
+bool MayUseTiles() {
+#ifdef SYS_arch_prctl
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool HasAmx() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!HasAvx512Vbmi() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  constexpr unsigned kTilesAndBytes = 1u << 24 | 1u << 25;  // amx_tile, amx_int8
+  if ((edx & kTilesAndBytes) != kTilesAndBytes) return false;
+  static const bool permitted = MayUseTiles();
+  return permitted;
+}
 #else
 bool Never() { return false; }
 constexpr auto HasAvx2 = Never;
 constexpr auto HasAvx512Vnni = Never;
 constexpr auto HasAvx512Vbmi = Never;
+constexpr auto HasAmx = Never;
 #endif
 
 // Slowest first, and in the order of the enumeration.
@@ -51,6 +78,7 @@ constexpr TargetEntry kTargets[] = {
     {Target::kAvx2, "avx2", HasAvx2},
     {Target::kAvx512Vnni, "avx512vnni", HasAvx512Vnni},
     {Target::kAvx512Vbmi, "avx512vbmi", HasAvx512Vbmi},
+    {Target::kAmx, "amx", HasAmx},
 };
 
 // A kernel and the target it was written for.
@@ -163,9 +191,10 @@ struct QconvLifEntry {
 };
 
 // One row per implementation of the fused layer, slowest first, of both types of the membrane.
-#define LIF_OP_QCONV_LIF_ROWS(name) \
-  {Target::kScalar, scalar::name},  \
-      LIF_OP_IF_X86({Target::kAvx2, avx2::name}, {Target::kAvx512Vbmi, avx512vbmi::name}, )
+#define LIF_OP_QCONV_LIF_ROWS(name)                                                       \
+  {Target::kScalar, scalar::name},                                                        \
+      LIF_OP_IF_X86({Target::kAvx2, avx2::name}, {Target::kAvx512Vnni, avx512vnni::name}, \
+                    {Target::kAvx512Vbmi, avx512vbmi::name}, {Target::kAmx, amx::name}, )
 
 constexpr QconvLifEntry<std::int16_t> kQconvLif16[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif16)};
 constexpr QconvLifEntry<std::int8_t> kQconvLif8[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif8)};

@@ -8,11 +8,11 @@
 set -eu
 checked=0
 for object in "$@"; do
-  case ${object##*/} in *avx*) ;; *) continue ;; esac
+  case ${object##*/} in *avx* | *amx*) ;; *) continue ;; esac
   checked=$((checked + 1))
   # Defined global symbols (nm prints weak ones as V, W or u) that are none of our kernels.
   leaks=$(nm -C --defined-only --extern-only "$object" |
-    awk '$2 !~ /^[TDRB]$/ || $3 !~ /^lif_op::avx(2|512vnni|512vbmi)::/')
+    awk '$2 !~ /^[TDRB]$/ || $3 !~ /^lif_op::(avx2|avx512vnni|avx512vbmi|amx)::/')
   if [ -n "$leaks" ]; then
     echo "$object exports more than its kernels:"
     echo "$leaks"

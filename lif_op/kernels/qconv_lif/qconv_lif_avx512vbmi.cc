@@ -46,7 +46,16 @@ struct Task {
 
 inline __m512i LookUp(__m512i sums, __m512i index, const std::uint8_t* table) {
   const __m512i found = _mm512_permutexvar_epi8(index, _mm512_load_si512(table));
-  return _mm512_dpbusd_epi32(sums, found, _mm512_set1_epi8(1));
+  sums = _mm512_dpbusd_epi32(sums, found, _mm512_set1_epi8(1));
+  asm volatile("" : "+v"(sums));  // kept in this order, eight sums leave few registers
+  return sums;
+}
+
+// From memory: through a general register it would take the port that looks up.
+inline __m512i Broadcast(const std::int32_t* value) {
+  __m512i all;
+  asm("vpbroadcastd %1, %0" : "=v"(all) : "m"(*value));
+  return all;
 }
 
 inline __m512i IndexAt(const Task& task, std::int64_t step) {
@@ -62,15 +71,15 @@ void AddSteps(const Task& task) {
   const std::uint8_t* table = task.tables;
   for (std::int64_t g = 0; g < task.groups; ++g) {
     __m512i sums[kGroup];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < kGroup; ++i) {
       const std::int64_t channel = g * kGroup + i;
-      sums[i] = kFirst ? _mm512_set1_epi32(task.start[channel])
-                       : _mm512_load_si512(task.sums[channel].pixel);
+      sums[i] =
+          kFirst ? Broadcast(task.start + channel) : _mm512_load_si512(task.sums[channel].pixel);
     }
 #pragma GCC unroll 18
     for (int s = 0; s < kSteps; ++s) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int i = 0; i < kGroup; ++i) {
         sums[i] = LookUp(sums[i], index[s], table + (s * kGroup + i) * kStepBytes);
       }
@@ -78,12 +87,12 @@ void AddSteps(const Task& task) {
     for (std::int32_t extra = task.extra_begin[g]; extra < task.extra_begin[g + 1]; ++extra) {
       const __m512i again = IndexAt(task, task.extra_steps[extra]);
       const std::uint8_t* extra_table = task.extra_tables + extra * kGroupStepBytes;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int i = 0; i < kGroup; ++i) {
         sums[i] = LookUp(sums[i], again, extra_table + i * kStepBytes);
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < kGroup; ++i) {
       _mm512_store_si512(task.sums[g * kGroup + i].pixel, sums[i]);
     }
@@ -187,6 +196,7 @@ class Layer {
       for (std::int64_t block = 0; block < blocks; ++block) {
         Sums* pairs = scratch_.pairs + (tile_ == kWordBits ? 0 : block * kPairs);
         if (scratch_.reaches[block] != 0) {
+          if (last) Prefetch(item, block);
           Convolve(block, word * kWordBits + first);
           Join(pairs + first / 2);
           if (last) FireSums(item, word, block, pairs);
@@ -194,6 +204,19 @@ class Layer {
           FireSilent(item, word, block);
         }
       }
+    }
+  }
+
+  // Membranes come from beyond the second-level cache: asks for those of a block while its sums are
+  // computed.
+  void Prefetch(std::int64_t item, std::int64_t block) const {
+    const std::int64_t width = args_.layer.shape.out_width;
+    const std::int64_t channels = args_.layer.shape.out_channels;
+    const std::int64_t count = Min(kBlock, width - block * kBlock);
+    const Mem* mem = args_.mem + (item * width + block * kBlock) * channels;
+    constexpr std::int64_t kLine = 64 / sizeof(Mem);
+    for (std::int64_t i = 0; i < count * channels; i += kLine) {
+      _mm_prefetch(reinterpret_cast<const char*>(mem + i), _MM_HINT_T0);
     }
   }
 

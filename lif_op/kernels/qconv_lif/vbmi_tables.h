@@ -28,7 +28,7 @@ constexpr std::int64_t kStepBytes = 64;
 // Steps whose indices are held in registers at the same time: those of a 3x3 kernel on one word.
 constexpr std::int64_t kChunkSteps = 18;
 // Output channels that are computed together.
-constexpr std::int64_t kGroup = 4;
+constexpr std::int64_t kGroup = 8;
 constexpr std::int64_t kGroupStepBytes = kGroup * kStepBytes;
 constexpr std::int32_t kByteMax = 255;
 
