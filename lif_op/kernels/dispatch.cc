@@ -1,4 +1,9 @@
 // Which implementation of each kernel a target means, and which targets this CPU can run.
+#if defined(LIF_OP_ARM)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -21,6 +26,11 @@
 #else
 #define LIF_OP_IF_X86(...)
 #endif
+#if defined(LIF_OP_ARM)
+#define LIF_OP_IF_ARM(...) __VA_ARGS__
+#else
+#define LIF_OP_IF_ARM(...)
+#endif
 
 namespace lif_op {
 namespace {
@@ -34,6 +44,7 @@ struct TargetEntry {
 };
 
 bool Always() { return true; }
+[[maybe_unused]] bool Never() { return false; }
 #ifdef LIF_OP_X86
 bool HasAvx2() { return __builtin_cpu_supports("avx2") != 0; }
 
@@ -65,11 +76,19 @@ bool HasAmx() {
   return permitted;
 }
 #else
-bool Never() { return false; }
 constexpr auto HasAvx2 = Never;
 constexpr auto HasAvx512Vnni = Never;
 constexpr auto HasAvx512Vbmi = Never;
 constexpr auto HasAmx = Never;
+#endif
+
+#ifdef LIF_OP_ARM
+constexpr auto HasNeon = Always;  // part of every 64-bit Arm processor
+
+bool HasNeonDot() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+#else
+constexpr auto HasNeon = Never;
+constexpr auto HasNeonDot = Never;
 #endif
 
 // Slowest first, and in the order of the enumeration.
@@ -79,6 +98,8 @@ constexpr TargetEntry kTargets[] = {
     {Target::kAvx512Vnni, "avx512vnni", HasAvx512Vnni},
     {Target::kAvx512Vbmi, "avx512vbmi", HasAvx512Vbmi},
     {Target::kAmx, "amx", HasAmx},
+    {Target::kNeon, "neon", HasNeon},
+    {Target::kNeonDot, "neondot", HasNeonDot},
 };
 
 // A kernel and the target it was written for.
@@ -148,7 +169,8 @@ Target ActiveTarget() {
 LifFunction LifFor(Target target) {
   static constexpr Implementation<LifFunction> kLif[] = {
       {Target::kScalar, scalar::Lif},
-      LIF_OP_IF_X86({Target::kAvx2, avx2::Lif}, {Target::kAvx512Vnni, avx512vnni::Lif})};
+      LIF_OP_IF_X86({Target::kAvx2, avx2::Lif}, {Target::kAvx512Vnni, avx512vnni::Lif})
+          LIF_OP_IF_ARM({Target::kNeon, neon::Lif})};
   return Pick(target, kLif);
 }
 
@@ -156,7 +178,8 @@ LifFunction ForeignLifFor(Target target) {
   static constexpr Implementation<LifFunction> kForeignLif[] = {
       {Target::kScalar, scalar::ForeignLif},
       LIF_OP_IF_X86({Target::kAvx2, avx2::ForeignLif},
-                    {Target::kAvx512Vnni, avx512vnni::ForeignLif})};
+                    {Target::kAvx512Vnni, avx512vnni::ForeignLif})
+          LIF_OP_IF_ARM({Target::kNeon, neon::ForeignLif})};
   return Pick(target, kForeignLif);
 }
 
@@ -164,7 +187,8 @@ template <class Mem>
 QlifFunction<Mem> QlifFor(Target target) {
   static constexpr Implementation<QlifFunction<Mem>> kQlif[] = {
       {Target::kScalar, scalar::Qlif},
-      LIF_OP_IF_X86({Target::kAvx2, avx2::Qlif}, {Target::kAvx512Vnni, avx512vnni::Qlif})};
+      LIF_OP_IF_X86({Target::kAvx2, avx2::Qlif}, {Target::kAvx512Vnni, avx512vnni::Qlif})
+          LIF_OP_IF_ARM({Target::kNeon, neon::Qlif})};
   return Pick(target, kQlif);
 }
 
@@ -175,7 +199,8 @@ const QconvKernel& QconvFor(Target target) {
   using Getter = const QconvKernel& (*)();
   static constexpr Implementation<Getter> kQconv[] = {
       {Target::kScalar, scalar::Qconv},
-      LIF_OP_IF_X86({Target::kAvx2, avx2::Qconv}, {Target::kAvx512Vnni, avx512vnni::Qconv})};
+      LIF_OP_IF_X86({Target::kAvx2, avx2::Qconv}, {Target::kAvx512Vnni, avx512vnni::Qconv})
+          LIF_OP_IF_ARM({Target::kNeon, neon::Qconv}, {Target::kNeonDot, neondot::Qconv})};
   return Pick(target, kQconv)();
 }
 
@@ -194,7 +219,8 @@ struct QconvLifEntry {
 #define LIF_OP_QCONV_LIF_ROWS(name)                                                       \
   {Target::kScalar, scalar::name},                                                        \
       LIF_OP_IF_X86({Target::kAvx2, avx2::name}, {Target::kAvx512Vnni, avx512vnni::name}, \
-                    {Target::kAvx512Vbmi, avx512vbmi::name}, {Target::kAmx, amx::name}, )
+                    {Target::kAvx512Vbmi, avx512vbmi::name}, {Target::kAmx, amx::name}, ) \
+          LIF_OP_IF_ARM({Target::kNeon, neon::name}, {Target::kNeonDot, neondot::name}, )
 
 constexpr QconvLifEntry<std::int16_t> kQconvLif16[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif16)};
 constexpr QconvLifEntry<std::int8_t> kQconvLif8[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif8)};
