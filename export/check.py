@@ -21,6 +21,7 @@ from quant import HybridNetwork, IntegerNetwork
 from quant.spec import NetworkSpec
 from quant.stepping import SteppedNetwork
 from runtime.artifact import Artifact, load_model
+from runtime.layout import states_channels_first
 
 STEPS = 3
 CHECK_RESOLUTION = (48, 64)
@@ -124,7 +125,8 @@ def _check_equal(path: Path, network: SteppedNetwork[Any], *, optimised: bool) -
         wanted = {"flow_acc": network.head(spikes)[0].numpy()}
         for name, state in states.items():
             wanted |= {f"mem.{name}": state.mem.numpy(), f"spike.{name}": state.spike.numpy()}
-        seen = {name: outputs[name] for name in ("flow_acc",) if name in outputs} | inputs
+        seen = {name: outputs[name] for name in ("flow_acc",) if name in outputs}
+        seen |= states_channels_first(runner.artifact, inputs)
         for name, value in seen.items():
             if not np.array_equal(value, wanted[name]):
                 count = int((value != wanted[name]).sum())

@@ -22,7 +22,10 @@ from export.errors import ExportError
 from export.files import read_model
 from export.grids import Grid, artifact_of, find_grids
 from export.match import match, roles, unmatched
+from export.passes import run_passes
+from export.passes.split_conv_lif import FUSED, SplitConvLif
 from export.trace import Tracer
+from lif_op.spec import DOMAIN
 from runtime.metadata import Artifact
 
 Array = npt.NDArray[Any]
@@ -59,7 +62,12 @@ class Side:
 
     @staticmethod
     def of(model: onnx.ModelProto, label: str) -> Side:
-        """Prepare a model; raises ExportError if it cannot run."""
+        """Prepare a model; raises ExportError if it cannot run.
+
+        Fused layers are taken apart, so that accumulators and spikes can be compared.
+        """
+        if any(node.op_type in FUSED and node.domain == DOMAIN for node in model.graph.node):
+            model, _ = run_passes(model, [SplitConvLif()])
         fixed = {tensor.name for tensor in model.graph.initializer}
         kinds = {
             value.name: np.dtype(

@@ -119,7 +119,7 @@ def integer_vector(
     if recurrent:
         inputs[f"spike.{name}"] = state.spike
     return (
-        lower(source),
+        lower(source, fused=False),
         _numpy(inputs),
         _numpy({f"spike_out.{name}": after.spike, f"mem_out.{name}": after.mem}),
     )

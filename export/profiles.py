@@ -211,9 +211,17 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             Profile(
                 "integer",
                 "integers up to the flow head in operators of domain snn; the fastest here",
-                _steps(*INTEGER, "fuse_qlinear", "attach_functions"),
+                _steps(*INTEGER, "fuse_qlinear", "fuse_conv_lif", "attach_functions"),
                 ("dtypes",),
                 "integer.onnx",
+                exact=True,
+            ),
+            Profile(
+                "integer-nchw",
+                "the same with convolution, neuron and spikes apart: one tensor per quantity",
+                _steps(*INTEGER, "fuse_qlinear", "attach_functions"),
+                ("dtypes",),
+                "integer-nchw.onnx",
                 exact=True,
             ),
             Profile(

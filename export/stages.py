@@ -34,7 +34,10 @@ from export.stage import StageError
 from export.trace import FORCED, Tracer, with_types
 from models import SpikingFireNet
 from quant.spec import LayerSpec, NetworkSpec, membrane_limits
+from runtime.graph import spike_tensors
 from runtime.graph_checks import EVENTS, FLOW, FLOW_ACC
+from runtime.layout import channels_first, from_channels_first, unpacked
+from runtime.metadata import Artifact
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -93,7 +96,7 @@ class _Graph:
         if artifact is None:
             raise StageError("a stage's graph has lost its artifact metadata")
         self.artifact = artifact
-        self.model = _any_size(model)
+        self.model = _any_size(model, artifact)
         self.inputs = {
             value.name: np.dtype(
                 onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
@@ -101,6 +104,7 @@ class _Graph:
             for value in model.graph.input
         }
         self.spikes = [name for name in spikes]
+        self._layers = spike_tensors(model, artifact)
         self._free: Tracer | DialectTracer | None = None
         self._forced: tuple[Tracer, dict[str, np.dtype[Any]]] | None = None
 
@@ -132,9 +136,26 @@ class _Graph:
         if self._free is None:
             dialect = is_dialect(self.model)
             self._free = DialectTracer(self.model) if dialect else Tracer(self.model)
-        return self._free.run(
-            {name: value.astype(self.inputs[name]) for name, value in inputs.items()}
-        )
+        return self._canonical(self._free.run(self._own(inputs)))
+
+    def _own(self, inputs: Arrays) -> Arrays:
+        """Inputs in the types and layouts of this graph."""
+        given = dict(inputs)
+        for state in self.artifact.states:
+            if state.input in given:
+                given[state.input] = from_channels_first(state, given[state.input])
+        return {name: value.astype(self.inputs[name]) for name, value in given.items()}
+
+    def _canonical(self, values: Arrays) -> Arrays:
+        """States channels first, and the spikes of every layer, packed ones unpacked."""
+        named = dict(values)
+        for state in self.artifact.states:
+            for name in (state.input, state.output):
+                named[name] = channels_first(self.artifact, state, named[name])
+        for layer, name in self._layers.items():
+            spikes = unpacked(values[name], self.artifact.layer(layer).channels)
+            named.setdefault(f"spike_out.{layer}", spikes)
+        return named
 
     def run_forced(self, inputs: Arrays, spikes: Arrays) -> Arrays:
         """Run with the spikes that later layers read dictated."""
@@ -145,19 +166,20 @@ class _Graph:
             self._forced = Tracer(with_types(self.model, typed), kinds), kinds
         tracer, kinds = self._forced
         forced = {FORCED + name: spikes[name].astype(kind) for name, kind in kinds.items()}
-        given = {name: value.astype(self.inputs[name]) for name, value in inputs.items()}
-        return tracer.run(given | {n: v for n, v in forced.items() if n in tracer.forced})
+        given = self._own(inputs) | {n: v for n, v in forced.items() if n in tracer.forced}
+        return self._canonical(tracer.run(given))
 
 
-def _any_size(model: onnx.ModelProto) -> onnx.ModelProto:
+def _any_size(model: onnx.ModelProto, artifact: Artifact) -> onnx.ModelProto:
     """A copy whose images may have any size; the graphs do not depend on it."""
+    last = {name for s in artifact.states if s.layout != "NCHW" for name in (s.input, s.output)}
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
     for value in (*copy.graph.input, *copy.graph.output):
         sizes = value.type.tensor_type.shape.dim
         if len(sizes) == 4:
-            for axis in (0, 2, 3):
+            for axis in (0, 1, 2) if value.name in last else (0, 2, 3):
                 sizes[axis].Clear()
                 sizes[axis].dim_param = f"{value.name}.{axis}"
     return copy
@@ -208,7 +230,10 @@ class Stages:
 
     def _zero_states(self, graph: _Graph) -> Arrays:
         return {
-            state.input: np.zeros((1, int(state.shape[1]), *RESOLUTION), state.dtype)
+            state.input: np.zeros(
+                (1, graph.artifact.layer(state.layer).channels, *RESOLUTION),
+                "uint8" if state.layout == "packed32" else state.dtype,
+            )
             for state in graph.artifact.states
         }
 

@@ -8,6 +8,7 @@ import torch
 
 from quant import IntegerNetwork, IntegerState, IntegerStep
 from quant.spec import NetworkSpec
+from runtime.layout import channels_first, from_channels_first
 from runtime.metadata import Artifact
 from runtime.runner import Array, Flow, check_events
 
@@ -59,13 +60,15 @@ class TorchRunner:
         arrays: dict[str, Array] = {}
         for state in self._artifact.states:
             pair = self._states[state.layer]
-            arrays[state.input] = (pair.mem if state.role == "mem" else pair.spike).numpy().copy()
+            array = (pair.mem if state.role == "mem" else pair.spike).numpy()
+            arrays[state.input] = from_channels_first(state, array).copy()
         return arrays
 
     def set_states(self, states: Mapping[str, Array]) -> None:
         """Put back what :meth:`states` returned."""
         for state in self._artifact.states:
-            value = torch.from_numpy(states[state.input].copy())
+            array = channels_first(self._artifact, state, states[state.input])
+            value = torch.from_numpy(array.copy())
             pair = self._states[state.layer]
             self._states[state.layer] = (
                 IntegerState(value, pair.spike)

@@ -70,31 +70,6 @@ LIF <reset> (current, mem, beta, threshold) => (spike, mem_out)
 }}
 """
 
-QCONV = f"""
-<domain: "snn", opset_import: ["": {OPSET}]>
-QConv <strides, pads> (x, weight, bias) => (acc)
-{{
-  x_float = Cast<to=1>(x)
-  weight_float = Cast<to=1>(weight)
-  sums_float = Conv<strides: ints = @strides, pads: ints = @pads>(x_float, weight_float)
-  sums = Cast<to=6>(sums_float)
-  per_channel = Constant<value_ints=[1, -1, 1, 1]>()
-  bias_c = Reshape(bias, per_channel)
-  acc = Add(sums, bias_c)
-}}
-"""
-
-QCONV_STRICT = f"""
-<domain: "snn", opset_import: ["": {OPSET}]>
-QConv <strides, pads> (x, weight, bias) => (acc)
-{{
-  sums = ConvInteger<strides: ints = @strides, pads: ints = @pads>(x, weight)
-  per_channel = Constant<value_ints=[1, -1, 1, 1]>()
-  bias_c = Reshape(bias, per_channel)
-  acc = Add(sums, bias_c)
-}}
-"""
-
 # From ``acc``, ``mem``, ``decay_c`` and ``threshold_c``, which fit together, to ``fires``.
 _NEURON_FIRES = """
   zero = Constant<value: tensor = int32 {0}>()
@@ -294,6 +269,28 @@ _SUMS = """
 _SUMS_STRICT = """
   sums = ConvInteger<strides: ints = @strides, pads: ints = @pads>(x_bytes, weight)
 """
+
+_BIAS_CHANNELS_FIRST = """
+  per_channel = Constant<value_ints=[1, -1, 1, 1]>()
+  bias_c = Reshape(bias, per_channel)
+  acc = Add(sums, bias_c)
+"""
+
+
+def _conv(sums: str) -> str:
+    return f"""
+<domain: "snn", opset_import: ["": {OPSET}]>
+QConv <strides, pads> (x, weight, bias) => (acc)
+{{
+  {_INPUT_BYTES}
+  {sums}
+  {_BIAS_CHANNELS_FIRST}
+}}
+"""
+
+
+QCONV = _conv(_SUMS)
+QCONV_STRICT = _conv(_SUMS_STRICT)
 
 # A layer's own spikes: stride 1, and as much padding as keeps the size.
 _PREVIOUS_BYTES = f"""

@@ -7,8 +7,8 @@ stepping through a network by hand.
 
 The bodies are in ``lif_op.bodies``. ``QConvLIF`` and ``QConvLIFRec`` fuse a convolution with its
 neuron. Between them spikes travel packed, 32 channels to a word, and membranes have their channels
-last. Their input ``x`` is either event counts, uint8 [N, Cin, H, W], or packed spikes, uint32
-[N, H, W, ceil(Cin / 32)]; the two forms have one body, which looks at the type.
+last. The input ``x`` of every convolution is either bytes, uint8 [N, Cin, H, W], or packed spikes,
+uint32 [N, H, W, ceil(Cin / 32)]; the two forms have one body, which looks at the type.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def foreign_lif(
 
 
 def qconv(
-    x: npt.NDArray[np.uint8],
+    x: npt.NDArray[Any],
     weight: npt.NDArray[np.int8],
     bias: npt.NDArray[np.int32],
     strides: tuple[int, int] = (1, 1),
@@ -149,7 +149,7 @@ def qconv(
     """Integer convolution with 32-bit sums.
 
     Args:
-        x: uint8 [N, Cin, H, W].
+        x: uint8 [N, Cin, H, W], or packed spikes uint32 [N, H, W, ceil(Cin / 32)].
         weight: int8 [Cout, Cin, kh, kw].
         bias: int32 [Cout].
         strides: (vertical, horizontal).
@@ -159,7 +159,8 @@ def qconv(
         acc int32 [N, Cout, Ho, Wo].
     """
     top, left, bottom, right = pads
-    padded = np.pad(x.astype(np.int32), ((0, 0), (0, 0), (top, bottom), (left, right)))
+    given = _as_bytes(x, weight).astype(np.int32)
+    padded = np.pad(given, ((0, 0), (0, 0), (top, bottom), (left, right)))
     kh, kw = weight.shape[2:]
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kh, kw), axis=(2, 3))
     windows = windows[:, :, :: strides[0], :: strides[1]]
@@ -233,14 +234,17 @@ def pack_spikes(spikes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
     last = spikes.transpose(0, 2, 3, 1)
     unused = -last.shape[3] % WORD_BITS
     padded = np.pad(last, ((0, 0), (0, 0), (0, 0), (0, unused)))
-    apart = padded.reshape(*last.shape[:3], -1, WORD_BITS).astype(np.uint32)
-    return np.bitwise_or.reduce(apart << np.arange(WORD_BITS, dtype=np.uint32), axis=-1)
+    apart = padded.reshape(*last.shape[:3], words(spikes.shape[1]), WORD_BITS).astype(np.uint32)
+    packed = np.bitwise_or.reduce(apart << np.arange(WORD_BITS, dtype=np.uint32), axis=-1)
+    return np.ascontiguousarray(packed)
 
 
 def unpack_spikes(packed: npt.NDArray[np.uint32], channels: int) -> npt.NDArray[np.uint8]:
     """Undo ``pack_spikes``: uint32 [N, H, W, ceil(C / 32)] to uint8 [N, C, H, W]."""
     apart = packed[..., np.newaxis] >> np.arange(WORD_BITS, dtype=np.uint32) & np.uint32(1)
-    last = apart.reshape(*packed.shape[:3], -1)[..., :channels].astype(np.uint8)
+    last = apart.reshape(*packed.shape[:3], words(channels) * WORD_BITS)[..., :channels].astype(
+        np.uint8
+    )
     return np.ascontiguousarray(last.transpose(0, 3, 1, 2))
 
 
@@ -273,7 +277,7 @@ def qconv_lif(
     Raises:
         ValueError: unknown reset.
     """
-    acc = qconv(_as_bytes(x, weight), weight, bias, strides, pads)
+    acc = qconv(x, weight, bias, strides, pads)
     return _neuron_channels_last(acc, mem, decay, threshold, frac_bits, reset)
 
 
@@ -301,10 +305,9 @@ def qconv_lif_rec(
     Further arguments, results and errors as ``qconv_lif``.
     """
     top, left = (side // 2 for side in weight_rec.shape[2:])
-    previous = unpack_spikes(spike_prev, weight_rec.shape[1])
-    acc = qconv(_as_bytes(x, weight), weight, bias, strides, pads)
+    acc = qconv(x, weight, bias, strides, pads)
     zero = np.zeros_like(bias)
-    acc = acc + qconv(previous, weight_rec, zero, pads=(top, left, top, left))
+    acc = acc + qconv(spike_prev, weight_rec, zero, pads=(top, left, top, left))
     return _neuron_channels_last(acc, mem, decay, threshold, frac_bits, reset)
 
 

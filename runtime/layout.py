@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 import lif_op.spec
@@ -14,6 +16,20 @@ def channels_first(artifact: Artifact, state: State, array: Array) -> Array:
     if state.layout == "packed32":
         return unpacked(array, artifact.layer(state.layer).channels)
     return array.transpose(0, 3, 1, 2) if state.layout == "NHWC" else array
+
+
+def states_channels_first(artifact: Artifact, states: Mapping[str, Array]) -> dict[str, Array]:
+    """Every state of an artifact as [N, C, H, W], by the name of its graph input."""
+    return {s.input: channels_first(artifact, s, states[s.input]) for s in artifact.states}
+
+
+def from_channels_first(state: State, array: Array) -> Array:
+    """The inverse: an array [N, C, H, W] in the layout of a state."""
+    if state.layout == "packed32":
+        return lif_op.spec.pack_spikes(array.astype(np.uint8, copy=False))
+    if state.layout == "NHWC":
+        return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+    return array
 
 
 def unpacked(spikes: Array, channels: int) -> Array:

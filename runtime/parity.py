@@ -33,7 +33,7 @@ from runtime.artifact import load_model
 from runtime.errors import ParityError
 from runtime.graph_checks import FLOW_ACC
 from runtime.house import start_command
-from runtime.layout import channels_first
+from runtime.layout import states_channels_first
 from runtime.metadata import Artifact, State
 from runtime.reference import ReferenceStream
 from runtime.runner import Array, Runner, encode
@@ -189,8 +189,7 @@ class _Witness:
 def _observed(runner: Runner, states: Mapping[str, Array]) -> dict[str, Array]:
     """What is compared after a step: states, channels first, and the accumulator of integer
     networks."""
-    artifact = runner.artifact
-    seen = {s.input: channels_first(artifact, s, states[s.input]) for s in artifact.states}
+    seen = states_channels_first(runner.artifact, states)
     if runner.artifact.is_integer:
         seen[FLOW_ACC] = runner.outputs()[FLOW_ACC]
     return seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+import lif_op.spec
 from export import arithmetic
 from export.oracle.arguments import Array, Attributes, Inputs, optional, text
 
@@ -57,5 +58,7 @@ def qlinear_matmul(attributes: Attributes, inputs: Inputs) -> Array:
 
 def qconv(attributes: Attributes, inputs: Inputs) -> Array:
     x, weight, bias = inputs
+    if x.dtype == np.uint32:
+        x = lif_op.spec.unpack_spikes(x, weight.shape[1])
     acc = _conv(attributes, x, weight, np.zeros((), x.dtype), np.zeros((), weight.dtype))
     return acc + arithmetic.along(bias, 1, acc.ndim)

@@ -38,7 +38,8 @@ class FuseConvLif(GraphPass):
         x u8 or packed -> snn::QConvLIF(mem [N, H, W, C]) -> spike u32, mem_out
         x, spike.L [N, H, W, ceil(C / 32)] -> snn::QConvLIFRec -> spike u32, mem_out
 
-    Who else reads a layer's spikes gets them through ``snn::UnpackSpikes``. Membrane states become
+    A ``QConv`` without a neuron, such as the flow head's, reads packed spikes too. Who else reads a
+    layer's spikes gets them through ``snn::UnpackSpikes``. Membrane states become
     NHWC, spike states of recurrent layers packed32, in the graph and in its metadata. Neurons with
     a current that is not a ``QConv``'s alone, or with a membrane that is no state, stay.
     """
@@ -59,6 +60,7 @@ class FuseConvLif(GraphPass):
                 continue
             changed |= _fuse(graph, node, found)
             changes += 1
+        changes += sum(_read_words(node) for node in graph)
         for node in list(graph):
             if is_op(node, "UnpackSpikes", DOMAIN) and _unread(node.outputs[0]):
                 graph.remove(node, safe=True)
@@ -269,6 +271,15 @@ def _permuted(shape: ir.Shape | None) -> ir.Shape | None:
 
 def _packed(shape: ir.Shape | None, channels: int) -> ir.Shape | None:
     return None if shape is None else ir.Shape([shape[0], shape[2], shape[3], words(channels)])
+
+
+def _read_words(node: ir.Node) -> bool:
+    """Let a convolution read the words behind unpacked spikes."""
+    unpack = producer(node.inputs[0], "UnpackSpikes", DOMAIN) if node.inputs else None
+    if unpack is None or not is_op(node, "QConv", DOMAIN):
+        return False
+    node.replace_input_with(0, unpack.inputs[0])
+    return True
 
 
 def _unread(value: ir.Value) -> bool:

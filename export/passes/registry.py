@@ -26,6 +26,7 @@ from export.passes.requant_shift import RequantShift
 from export.passes.scalar_scales import ScalarScales
 from export.passes.sink_dequantize import SinkDequantize
 from export.passes.spell_requantize import SpellRequantize
+from export.passes.split_conv_lif import SplitConvLif
 from export.passes.symmetric_activations import SymmetricActivations
 from export.passes.tabulate import Tabulate
 from export.passes.unsigned_activations import UnsignedActivations
@@ -48,6 +49,7 @@ PASSES: tuple[type[GraphPass] | type[FunctionPass], ...] = (
     ScalarScales,
     SpellRequantize,
     FuseConvLif,
+    SplitConvLif,
     UnsignedActivations,
     SymmetricActivations,
     FloatBias,

@@ -23,6 +23,7 @@ from export.passes.convolution_sums import largest_products
 from export.passes.fixed_point import Shift, exact_shift, nearest_shift
 from export.passes.ranges import Ranges
 from export.passes.rewiring import remove_unread
+from export.passes.split_conv_lif import is_fused
 from lif_op.spec import DOMAIN as SNN
 from runtime.graph_checks import EVENTS, FLOW, FLOW_ACC
 
@@ -65,6 +66,10 @@ class RequantShift(GraphPass):
                 changes += _convolution(graph, node, ranges)
             elif is_op(node, "QLinearConv"):
                 changes += _linear(graph, node)
+            elif is_fused(node):
+                raise PassError(
+                    node, "it is a convolution and its neuron in one", "run split_conv_lif before"
+                )
         for node in list(graph):
             if is_op(node, "QLIF", SNN):
                 changes += _neuron(graph, node)

@@ -1,10 +1,22 @@
 // Which implementation of each kernel a target means, and which targets this CPU can run.
+#if defined(LIF_OP_ARM)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
+
+#if defined(LIF_OP_X86)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "kernels/lif/lif_contract.h"
 #include "kernels/qconv/qconv_contract.h"
 #include "kernels/qconv_lif/qconv_lif_contract.h"
+#include "kernels/qconv_packed/qconv_packed_contract.h"
 #include "kernels/qlif/qlif_contract.h"
 #include "lif_op/target.h"
 
@@ -13,6 +25,11 @@
 #define LIF_OP_IF_X86(...) __VA_ARGS__
 #else
 #define LIF_OP_IF_X86(...)
+#endif
+#if defined(LIF_OP_ARM)
+#define LIF_OP_IF_ARM(...) __VA_ARGS__
+#else
+#define LIF_OP_IF_ARM(...)
 #endif
 
 namespace lif_op {
@@ -27,6 +44,7 @@ struct TargetEntry {
 };
 
 bool Always() { return true; }
+[[maybe_unused]] bool Never() { return false; }
 #ifdef LIF_OP_X86
 bool HasAvx2() { return __builtin_cpu_supports("avx2") != 0; }
 
@@ -37,11 +55,40 @@ bool HasAvx512Vnni() {
 }
 
 bool HasAvx512Vbmi() { return HasAvx512Vnni() && __builtin_cpu_supports("avx512vbmi") != 0; }
+
+// Linux keeps the state of the tiles for processes that ask for it, for all their threads at once.
+bool MayUseTiles() {
+#ifdef SYS_arch_prctl
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
-bool Never() { return false; }
+  return false;
+#endif
+}
+
+bool HasAmx() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!HasAvx512Vbmi() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  constexpr unsigned kTilesAndBytes = 1u << 24 | 1u << 25;  // amx_tile, amx_int8
+  if ((edx & kTilesAndBytes) != kTilesAndBytes) return false;
+  static const bool permitted = MayUseTiles();
+  return permitted;
+}
+#else
 constexpr auto HasAvx2 = Never;
 constexpr auto HasAvx512Vnni = Never;
 constexpr auto HasAvx512Vbmi = Never;
+constexpr auto HasAmx = Never;
+#endif
+
+#ifdef LIF_OP_ARM
+constexpr auto HasNeon = Always;  // part of every 64-bit Arm processor
+
+bool HasNeonDot() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+#else
+constexpr auto HasNeon = Never;
+constexpr auto HasNeonDot = Never;
 #endif
 
 // Slowest first, and in the order of the enumeration.
@@ -50,6 +97,9 @@ constexpr TargetEntry kTargets[] = {
     {Target::kAvx2, "avx2", HasAvx2},
     {Target::kAvx512Vnni, "avx512vnni", HasAvx512Vnni},
     {Target::kAvx512Vbmi, "avx512vbmi", HasAvx512Vbmi},
+    {Target::kAmx, "amx", HasAmx},
+    {Target::kNeon, "neon", HasNeon},
+    {Target::kNeonDot, "neondot", HasNeonDot},
 };
 
 // A kernel and the target it was written for.
@@ -119,7 +169,8 @@ Target ActiveTarget() {
 LifFunction LifFor(Target target) {
   static constexpr Implementation<LifFunction> kLif[] = {
       {Target::kScalar, scalar::Lif},
-      LIF_OP_IF_X86({Target::kAvx2, avx2::Lif}, {Target::kAvx512Vnni, avx512vnni::Lif})};
+      LIF_OP_IF_X86({Target::kAvx2, avx2::Lif}, {Target::kAvx512Vnni, avx512vnni::Lif})
+          LIF_OP_IF_ARM({Target::kNeon, neon::Lif})};
   return Pick(target, kLif);
 }
 
@@ -127,7 +178,8 @@ LifFunction ForeignLifFor(Target target) {
   static constexpr Implementation<LifFunction> kForeignLif[] = {
       {Target::kScalar, scalar::ForeignLif},
       LIF_OP_IF_X86({Target::kAvx2, avx2::ForeignLif},
-                    {Target::kAvx512Vnni, avx512vnni::ForeignLif})};
+                    {Target::kAvx512Vnni, avx512vnni::ForeignLif})
+          LIF_OP_IF_ARM({Target::kNeon, neon::ForeignLif})};
   return Pick(target, kForeignLif);
 }
 
@@ -135,7 +187,8 @@ template <class Mem>
 QlifFunction<Mem> QlifFor(Target target) {
   static constexpr Implementation<QlifFunction<Mem>> kQlif[] = {
       {Target::kScalar, scalar::Qlif},
-      LIF_OP_IF_X86({Target::kAvx2, avx2::Qlif}, {Target::kAvx512Vnni, avx512vnni::Qlif})};
+      LIF_OP_IF_X86({Target::kAvx2, avx2::Qlif}, {Target::kAvx512Vnni, avx512vnni::Qlif})
+          LIF_OP_IF_ARM({Target::kNeon, neon::Qlif})};
   return Pick(target, kQlif);
 }
 
@@ -146,9 +199,13 @@ const QconvKernel& QconvFor(Target target) {
   using Getter = const QconvKernel& (*)();
   static constexpr Implementation<Getter> kQconv[] = {
       {Target::kScalar, scalar::Qconv},
-      LIF_OP_IF_X86({Target::kAvx2, avx2::Qconv}, {Target::kAvx512Vnni, avx512vnni::Qconv})};
+      LIF_OP_IF_X86({Target::kAvx2, avx2::Qconv}, {Target::kAvx512Vnni, avx512vnni::Qconv})
+          LIF_OP_IF_ARM({Target::kNeon, neon::Qconv}, {Target::kNeonDot, neondot::Qconv})};
   return Pick(target, kQconv)();
 }
+
+// One implementation serves all: its tables need no instruction set.
+const QconvPackedKernel& QconvPackedFor(Target) { return scalar::QconvPacked(); }
 
 namespace {
 
@@ -159,9 +216,11 @@ struct QconvLifEntry {
 };
 
 // One row per implementation of the fused layer, slowest first, of both types of the membrane.
-#define LIF_OP_QCONV_LIF_ROWS(name) \
-  {Target::kScalar, scalar::name},  \
-      LIF_OP_IF_X86({Target::kAvx2, avx2::name}, {Target::kAvx512Vbmi, avx512vbmi::name}, )
+#define LIF_OP_QCONV_LIF_ROWS(name)                                                       \
+  {Target::kScalar, scalar::name},                                                        \
+      LIF_OP_IF_X86({Target::kAvx2, avx2::name}, {Target::kAvx512Vnni, avx512vnni::name}, \
+                    {Target::kAvx512Vbmi, avx512vbmi::name}, {Target::kAmx, amx::name}, ) \
+          LIF_OP_IF_ARM({Target::kNeon, neon::name}, {Target::kNeonDot, neondot::name}, )
 
 constexpr QconvLifEntry<std::int16_t> kQconvLif16[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif16)};
 constexpr QconvLifEntry<std::int8_t> kQconvLif8[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif8)};

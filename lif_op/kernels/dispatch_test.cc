@@ -40,7 +40,7 @@ void TestRefused() {
   refused("LIF_OP_TARGET");
   refused("there is no kernel target 'AVX2'");
   refused("this machine can run: scalar");
-  for (const char* name : {"avx2", "avx512vnni", "avx512vbmi"}) {
+  for (const char* name : {"neon", "neondot", "avx2", "avx512vnni", "avx512vbmi", "amx"}) {
     bool supported = false;
     for (const Target target : SupportedTargets())
       supported |= TargetName(target) == std::string(name);

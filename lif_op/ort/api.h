@@ -32,7 +32,14 @@ struct TensorTypeAndShapeInfo;
 struct Value;
 struct CustomOp;
 
-enum class ElementType : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kInt16 = 5, kInt32 = 6 };
+enum class ElementType : int {
+  kFloat = 1,
+  kUint8 = 2,
+  kInt8 = 3,
+  kInt16 = 5,
+  kInt32 = 6,
+  kUint32 = 12
+};
 enum class ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 enum class AllocatorType : int { kDevice = 0 };
 enum class MemType : int { kDefault = 0 };
@@ -45,10 +52,14 @@ enum class InputOutputCharacteristic : int { kRequired = 0 };
   X(27, CustomOpDomain_Add, Status*, (CustomOpDomain*, const CustomOp*))                        \
   X(28, AddCustomOpDomain, Status*, (SessionOptions*, CustomOpDomain*))                         \
   X(51, GetTensorMutableData, Status*, (Value*, void**))                                        \
+  X(57, CreateTensorTypeAndShapeInfo, Status*, (TensorTypeAndShapeInfo**))                      \
   X(58, SetTensorElementType, Status*, (TensorTypeAndShapeInfo*, ElementType))                  \
+  X(59, SetDimensions, Status*, (TensorTypeAndShapeInfo*, const std::int64_t*, std::size_t))    \
   X(60, GetTensorElementType, Status*, (const TensorTypeAndShapeInfo*, ElementType*))           \
   X(61, GetDimensionsCount, Status*, (const TensorTypeAndShapeInfo*, std::size_t*))             \
   X(62, GetDimensions, Status*, (const TensorTypeAndShapeInfo*, std::int64_t*, std::size_t))    \
+  X(63, GetSymbolicDimensions, Status*,                                                         \
+    (const TensorTypeAndShapeInfo*, const char**, std::size_t))                                 \
   X(65, GetTensorTypeAndShape, Status*, (const Value*, TensorTypeAndShapeInfo**))               \
   X(69, CreateCpuMemoryInfo, Status*, (AllocatorType, MemType, MemoryInfo**))                   \
   X(75, AllocatorAlloc, Status*, (Allocator*, std::size_t, void**))                             \
@@ -73,6 +84,7 @@ enum class InputOutputCharacteristic : int { kRequired = 0 };
     (const ShapeInferContext*, std::size_t, TensorTypeAndShapeInfo**))                          \
   X(270, ShapeInferContext_SetOutputTypeShape, Status*,                                         \
     (const ShapeInferContext*, std::size_t, const TensorTypeAndShapeInfo*))                     \
+  X(271, SetSymbolicDimensions, Status*, (TensorTypeAndShapeInfo*, const char**, std::size_t))  \
   X(274, KernelContext_ParallelFor, Status*,                                                    \
     (const KernelContext*, void (*)(void*, std::size_t), std::size_t, std::size_t, void*))
 

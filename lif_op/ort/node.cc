@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lif_op/qconv.h"
+#include "lif_op/spikes.h"
 
 namespace lif_op::ort {
 namespace {
@@ -89,6 +90,14 @@ const Value* NodeInfo::ConstantInput(std::size_t index) const {
   return is_constant != 0 ? value : nullptr;
 }
 
+void AlignedDelete::operator()(void* memory) const {
+  ::operator delete(memory, std::align_val_t{kQconvAlignment});
+}
+
+AlignedMemory AllocateAligned(std::size_t bytes) {
+  return AlignedMemory(::operator new(bytes, std::align_val_t{kQconvAlignment}));
+}
+
 Tensor ReadTensor(const Api& api, const Value* value) {
   Tensor tensor{TensorInfo(api, value).GetDims(), nullptr};
   // The only accessor there is. Inputs are not written to.
@@ -154,6 +163,47 @@ void ShapeInference::CopyShape(std::size_t input, std::size_t output, ElementTyp
   Status* status = api_.ShapeInferContext_SetOutputTypeShape(context_, output, info);
   Check(api_.SetTensorElementType(info, own));
   Check(status);
+}
+
+std::vector<Dimension> ShapeInference::Dimensions(std::size_t input) const {
+  TensorTypeAndShapeInfo* info = nullptr;
+  Check(api_.ShapeInferContext_GetInputTypeShape(context_, input, &info));
+  std::size_t rank = 0;
+  Check(api_.GetDimensionsCount(info, &rank));
+  Dims sizes(rank, -1);
+  Check(api_.GetDimensions(info, sizes.data(), rank));
+  std::vector<const char*> symbols(rank, nullptr);
+  Check(api_.GetSymbolicDimensions(info, symbols.data(), rank));
+  std::vector<Dimension> dimensions(rank);
+  for (std::size_t i = 0; i < rank; ++i) {
+    dimensions[i].size = sizes[i];
+    if (symbols[i] != nullptr) dimensions[i].symbol = symbols[i];
+  }
+  return dimensions;
+}
+
+void ShapeInference::SetShape(std::size_t output, ElementType type,
+                              const std::vector<Dimension>& dimensions) const {
+  TensorTypeAndShapeInfo* info = nullptr;
+  Check(api_.CreateTensorTypeAndShapeInfo(&info));
+  const auto release = [this](TensorTypeAndShapeInfo* made) {
+    api_.ReleaseTensorTypeAndShapeInfo(made);
+  };
+  const std::unique_ptr<TensorTypeAndShapeInfo, decltype(release)> owner(info, release);
+  Dims sizes;
+  std::vector<const char*> symbols;
+  for (const Dimension& dimension : dimensions) {
+    sizes.push_back(dimension.size);
+    symbols.push_back(dimension.symbol.c_str());
+  }
+  Check(api_.SetTensorElementType(info, type));
+  Check(api_.SetDimensions(info, sizes.data(), sizes.size()));
+  Check(api_.SetSymbolicDimensions(info, symbols.data(), symbols.size()));
+  Check(api_.ShapeInferContext_SetOutputTypeShape(context_, output, info));
+}
+
+Dimension WordsFor(const Dimension& channels) {
+  return {channels.size < 0 ? -1 : lif_op::WordsFor(channels.size), ""};
 }
 
 }  // namespace lif_op::ort

@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "lif_op/check.h"
 #include "lif_op/types.h"
@@ -66,6 +68,13 @@ struct Tensor {
 
 Tensor ReadTensor(const Api& api, const Value* value);
 
+// Memory for what a node packs, aligned for the kernels. Throws std::bad_alloc.
+struct AlignedDelete {
+  void operator()(void* memory) const;
+};
+using AlignedMemory = std::unique_ptr<void, AlignedDelete>;
+AlignedMemory AllocateAligned(std::size_t bytes);
+
 class ScratchMemory;
 
 // Inputs, outputs and threads of one run of a node.
@@ -125,6 +134,15 @@ void NodeRun::ParallelFor(std::int64_t count, std::int64_t grain, const Work& wo
                                        &job));
 }
 
+// One dimension of a shape, before anything runs.
+struct Dimension {
+  std::int64_t size = -1;  // -1: not known
+  std::string symbol;      // the name of an unknown one, or empty
+};
+
+// How many words so many channels take.
+Dimension WordsFor(const Dimension& channels);
+
 // Types and shapes of outputs, before anything runs.
 //
 // The runtime asks one overload of an op for all of them, so nothing here may depend on the types
@@ -138,6 +156,13 @@ class ShapeInference {
 
   // The same with another type.
   void CopyShape(std::size_t input, std::size_t output, ElementType type) const;
+
+  // The dimensions of an input; none at all where its rank is not known.
+  std::vector<Dimension> Dimensions(std::size_t input) const;
+
+  // Gives an output a type and dimensions.
+  void SetShape(std::size_t output, ElementType type,
+                const std::vector<Dimension>& dimensions) const;
 
  private:
   const Api& api_;

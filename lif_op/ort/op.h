@@ -16,7 +16,7 @@
 
 namespace lif_op::ort {
 
-inline constexpr std::size_t kMaxInputs = 4;
+inline constexpr std::size_t kMaxInputs = 8;
 inline constexpr std::size_t kMaxOutputs = 2;
 
 struct OpSignature {

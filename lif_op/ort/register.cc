@@ -13,8 +13,10 @@
 #include "ort/lif_node.h"
 #include "ort/node.h"
 #include "ort/op.h"
+#include "ort/qconv_lif_node.h"
 #include "ort/qconv_node.h"
 #include "ort/qlif_node.h"
+#include "ort/spikes_node.h"
 
 namespace lif_op::ort {
 namespace {
@@ -35,6 +37,14 @@ Api ApiFromTable(const RawApi* table) {
   return api;
 }
 
+// The fused layers for one type of x and of the membrane.
+template <class X, class Mem>
+struct FusedOps {
+  explicit FusedOps(const Api& api) : plain(api), recurrent(api) {}
+  Op<QconvLifNode<X, Mem, false>> plain;
+  Op<QconvLifNode<X, Mem, true>> recurrent;
+};
+
 // The ops of this library as one runtime knows them. The runtime keeps pointers to all of it for as
 // long as it has sessions, so it is never destroyed.
 class Runtime {
@@ -42,7 +52,12 @@ class Runtime {
   explicit Runtime(const RawApi* table) : api_(ApiFromTable(table)) {}
 
   void AddTo(SessionOptions* options) {
-    if (snn_ == nullptr) snn_ = Domain("snn", {&lif_, &qlif_int16_, &qlif_int8_, &qconv_});
+    if (snn_ == nullptr) {
+      snn_ = Domain("snn", {&lif_, &qlif_int16_, &qlif_int8_, &qconv_, &qconv_packed_,
+                            &pack_spikes_, &unpack_spikes_, &counts16_.plain, &counts16_.recurrent,
+                            &counts8_.plain, &counts8_.recurrent, &spikes16_.plain,
+                            &spikes16_.recurrent, &spikes8_.plain, &spikes8_.recurrent});
+    }
     if (foreign_ == nullptr) foreign_ = Domain("SNN_implementation", {&foreign_lif_});
     Check(api_.AddCustomOpDomain(options, snn_));
     Check(api_.AddCustomOpDomain(options, foreign_));
@@ -64,6 +79,13 @@ class Runtime {
   const Op<QlifNode<std::int16_t>> qlif_int16_{api_};
   const Op<QlifNode<std::int8_t>> qlif_int8_{api_};
   const Op<QconvNode> qconv_{api_};
+  const Op<QconvPackedNode> qconv_packed_{api_};
+  const Op<PackSpikesNode> pack_spikes_{api_};
+  const Op<UnpackSpikesNode> unpack_spikes_{api_};
+  const FusedOps<std::uint8_t, std::int16_t> counts16_{api_};
+  const FusedOps<std::uint8_t, std::int8_t> counts8_{api_};
+  const FusedOps<std::uint32_t, std::int16_t> spikes16_{api_};
+  const FusedOps<std::uint32_t, std::int8_t> spikes8_{api_};
   CustomOpDomain* snn_ = nullptr;
   CustomOpDomain* foreign_ = nullptr;
 };

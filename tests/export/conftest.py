@@ -32,12 +32,13 @@ class Sources:
     calibration: dict[str, LayerCalibration]
 
     def graph(self, kind: str, *, free: bool = False) -> onnx.ModelProto:
+        """An artifact of that kind; "separate" is the integer one with unfused layers."""
         dims = Dims(RESOLUTION, free)
         if kind == "float":
             return float_model(self.model, dims)
         if kind == "qdq":
             return qdq_model(self.model, self.spec, self.calibration, dims)
-        return integer_model(self.spec, dims)
+        return integer_model(self.spec, dims, fused=kind != "separate")
 
 
 @pytest.fixture(scope="session")

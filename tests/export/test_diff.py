@@ -189,7 +189,7 @@ def test_mistakes_are_one_line(
 
 
 def test_grids_follow_values_and_metadata(sources: Any) -> None:
-    grids = find_grids(sources.graph("int8"))
+    grids = find_grids(sources.graph("separate"))
     layer = sources.spec.layers[1]
     np.testing.assert_array_equal(grids["G1.conv.acc"].scale, layer.conv.weight_scale)
     np.testing.assert_array_equal(grids["mem.G1"].scale, layer.conv.weight_scale)

@@ -92,10 +92,9 @@ def test_dtypes(sources: Any) -> None:
 
 def test_standard_operators(sources: Any) -> None:
     check_standard(convolution())
-    with pytest.raises(
-        GateError, match=r"'head\.conv\.acc' \(snn::QConv\) is no standard operator"
-    ):
-        check_standard(sources.graph("int8"))
+    for kind, node in (("separate", "head.conv.acc"), ("int8", "head.QConvLIF")):
+        with pytest.raises(GateError, match=rf"'{node}' \(snn::\w+\) is no standard operator"):
+            check_standard(sources.graph(kind))
 
 
 def test_tensorrt_takes_symmetric_int8_with_float_biases() -> None:

@@ -26,8 +26,14 @@ from quant import IntegerNetwork, QuantOptions, quantize
 from runtime.artifact import load_model
 from runtime.graph_checks import canonical_body
 
-KINDS = ("float", "qdq", "int8")
-FUNCTIONS = {"float": {"LIF"}, "qdq": {"LIF"}, "int8": {"QConv", "QLIF"}}
+KINDS = ("float", "qdq", "separate", "int8")
+FUNCTIONS = {
+    "float": {"LIF"},
+    "qdq": {"LIF"},
+    "separate": {"QConv", "QLIF"},
+    "int8": {"QConv", "QConvLIF", "QConvLIFRec"},
+}
+INTEGER = ("separate", "int8")
 RECURRENT = {"G1", "G2"}
 LAYERS = ["head", "G1", "R1a", "R1b", "G2", "R2a", "R2b"]
 
@@ -57,6 +63,14 @@ def session(model: onnx.ModelProto, *, native: bool = False, **options: Any) -> 
 # --- structure ----------------------------------------------------------------------------------
 
 
+def state_shape(kind: str, role: str, free: bool) -> list[int | str]:
+    """Of 8 channels."""
+    batch, height, width = ("N", "H", "W") if free else (1, 18, 26)
+    if kind != "int8":
+        return [batch, 8, height, width]
+    return [batch, height, width, 8 if role == "mem" else 1]
+
+
 @pytest.mark.parametrize("free", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_valid_and_self_describing(kind: str, free: bool, sources: Any, tmp_path: Path) -> None:
@@ -65,7 +79,8 @@ def test_valid_and_self_describing(kind: str, free: bool, sources: Any, tmp_path
     assert model.ir_version == 10
     assert {o.domain: o.version for o in model.opset_import} == {"": 21, "snn": 1}
     artifact = load_model(write_model(model, tmp_path / "m.onnx")).artifact
-    assert (artifact.kind, artifact.model, artifact.encoding) == (kind, "LIFFireNet", "cnt")
+    written = "int8" if kind in INTEGER else kind
+    assert (artifact.kind, artifact.model, artifact.encoding) == (written, "LIFFireNet", "cnt")
     assert (artifact.num_bins, artifact.flow_scaling) == (2, 128.0)
     assert artifact.resolution == (18, 26) and artifact.spatial_free is free
     assert artifact.checkpoint_sha256 == "0" * 64 and artifact.version
@@ -73,8 +88,8 @@ def test_valid_and_self_describing(kind: str, free: bool, sources: Any, tmp_path
     names = [state.input for state in artifact.states]
     expected = {f"mem.{layer}" for layer in LAYERS} | {f"spike.{layer}" for layer in RECURRENT}
     assert set(names) == expected and len(names) == len(expected)
-    size = ["N", 8, "H", "W"] if free else [1, 8, 18, 26]
-    assert all(list(state.shape) == size and state.init == 0 for state in artifact.states)
+    for state in artifact.states:
+        assert list(state.shape) == state_shape(kind, state.role, free) and state.init == 0
 
 
 @pytest.mark.parametrize("free", [False, True])
@@ -84,7 +99,7 @@ def test_inputs_and_outputs(kind: str, free: bool, sources: Any) -> None:
     batch, height, width = ("N", "H", "W") if free else (1, 18, 26)
     inputs = {value.name: value for value in graph.input}
     outputs = {value.name: value for value in graph.output}
-    integer = kind == "int8"
+    integer = kind in INTEGER
     real, byte = TensorProto.FLOAT, TensorProto.UINT8
     wanted_type = byte if integer else real
     assert inputs["events"].type.tensor_type.elem_type == wanted_type
@@ -100,11 +115,13 @@ def test_inputs_and_outputs(kind: str, free: bool, sources: Any) -> None:
     for layer in LAYERS:
         for values, name in ((inputs, f"mem.{layer}"), (outputs, f"mem_out.{layer}")):
             assert values[name].type.tensor_type.elem_type == membrane
-            assert dims(values[name]) == [batch, 8, height, width]
+            assert dims(values[name]) == state_shape(kind, "mem", free)
         assert (f"spike.{layer}" in inputs) is (layer in RECURRENT)
         if layer in RECURRENT:
             for values, name in ((inputs, f"spike.{layer}"), (outputs, f"spike_out.{layer}")):
-                assert values[name].type.tensor_type.elem_type == wanted_type
+                spike_type = TensorProto.UINT32 if kind == "int8" else wanted_type
+                assert values[name].type.tensor_type.elem_type == spike_type
+                assert dims(values[name]) == state_shape(kind, "spike", free)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,9 +136,10 @@ def test_functions_are_the_librarys_own(kind: str, sources: Any) -> None:
 
 
 @pytest.mark.parametrize("free", [False, True])
-def test_integers_from_counts_to_accumulator(free: bool, sources: Any) -> None:
+@pytest.mark.parametrize("kind", INTEGER)
+def test_integers_from_counts_to_accumulator(kind: str, free: bool, sources: Any) -> None:
     """Between ``events`` and ``flow_acc`` nothing but integer ops; one float initializer."""
-    graph = sources.graph("int8", free=free).graph
+    graph = sources.graph(kind, free=free).graph
     floats = [t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT]
     assert floats == ["pred.scale"]
     kinds = {t.data_type for t in graph.initializer} - {TensorProto.FLOAT}
@@ -132,19 +150,24 @@ def test_integers_from_counts_to_accumulator(free: bool, sources: Any) -> None:
         node = producers.get(pending.pop())
         if node is not None and node.name not in upstream:
             upstream.add(node.name)
-            assert node.op_type in ("QConv", "QLIF", "Concat"), node.name
+            assert node.op_type in (*FUNCTIONS[kind], "Concat"), node.name
             pending += node.input
     assert len(upstream) == len(graph.node) - 2
-    wanted = {"QConv": 8, "QLIF": 7, "Concat": 2, "DequantizeLinear": 1, "Tanh": 1}
-    assert types(graph) == wanted
+    layers = {
+        "separate": {"QConv": 8, "QLIF": 7, "Concat": 2},
+        "int8": {"QConv": 1, "QConvLIF": 5, "QConvLIFRec": 2},
+    }
+    assert types(graph) == {**layers[kind], "DequantizeLinear": 1, "Tanh": 1}
 
 
-@pytest.mark.parametrize("kind", ["float", "int8"])
+@pytest.mark.parametrize("kind", ["float", "separate", "int8"])
 def test_every_attribute_is_written(kind: str, sources: Any) -> None:
     attributes = {
         "LIF": {"reset"},
         "QLIF": {"reset", "frac_bits"},
         "QConv": {"strides", "pads"},
+        "QConvLIF": {"strides", "pads", "reset", "frac_bits"},
+        "QConvLIFRec": {"strides", "pads", "reset", "frac_bits"},
     }
     for node in sources.graph(kind).graph.node:
         if node.domain == "snn":
@@ -162,7 +185,7 @@ def test_metadata_holds_the_integers(make_sources: Callable[..., Any], tmp_path:
         assert (layer.mem_bits, layer.weight_bits, layer.reset) == (8, 5, "subtract")
         assert layer.frac_bits == spec.frac_bits and layer.recurrent == (layer.name in RECURRENT)
     assert list(artifact.head["weight_scale"]) == list(sources.spec.head.weight_scale)
-    assert {state.dtype for state in artifact.states} == {"int8", "uint8"}
+    assert {state.dtype for state in artifact.states} == {"int8", "uint32"}
 
 
 # --- QDQ ----------------------------------------------------------------------------------------
@@ -234,16 +257,18 @@ def test_free_dimensions_take_any_size(
             for value in model.graph.input:
                 if value.name != "events":
                     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-                    states[value.name] = np.zeros((batch, 8, *resolution), dtype)
+                    free = dict(zip(("N", "H", "W"), (batch, *resolution), strict=True))
+                    shape = [free.get(dim, dim) for dim in dims(value)]
+                    states[value.name] = np.zeros(shape, dtype)
             results.append(states)
         for pair in pairs:
             for batch, states in zip((2, 1), results, strict=True):
                 events = np.concatenate(pair)[-batch:]
-                events = events if kind == "int8" else events.astype(np.float32)
+                events = events if kind in INTEGER else events.astype(np.float32)
                 values = runner.run(None, {"events": events, **states})
                 outputs = dict(zip([o.name for o in model.graph.output], values, strict=True))
                 states |= {name: outputs[name.replace(".", "_out.")] for name in states}
-            if kind != "int8":
+            if kind not in INTEGER:
                 # Float convolutions may sum in another order; go on from equal states.
                 results[1] |= {name: value[1:] for name, value in results[0].items()}
         assert results[0]["spike.G2"].any()
@@ -263,7 +288,7 @@ def test_strict_convolution_where_float32_is_not_exact(
     spec = quantize(sources.model)
     assert not spec.exact_in_float32()
     model = integer_model(spec, Dims((18, 26), False))
-    (body,) = (f for f in model.functions if f.name == "QConv")
+    (body,) = (f for f in model.functions if f.name == "QConvLIF")
     assert "ConvInteger" in {node.op_type for node in body.node}
     path = write_model(model, tmp_path / "strict.onnx")
     load_model(path)
@@ -318,7 +343,7 @@ def test_the_artifact_is_what_pytorch_computes(
     names = [output.name for output in model.graph.output]
     states = None
     inputs = {
-        value.name: np.zeros(dims(value), np.uint8 if "spike" in value.name else np.int16)
+        value.name: np.zeros(dims(value), np.uint32 if "spike" in value.name else np.int16)
         for value in model.graph.input
         if value.name != "events"
     }
@@ -329,7 +354,8 @@ def test_the_artifact_is_what_pytorch_computes(
         np.testing.assert_array_equal(outputs["flow_acc"], expected.flow_acc.numpy())
         np.testing.assert_allclose(outputs["flow"], expected.flow.numpy(), atol=1e-6)
         for layer, state in states.items():
-            np.testing.assert_array_equal(outputs[f"mem_out.{layer}"], state.mem.numpy())
+            mem = outputs[f"mem_out.{layer}"].transpose(0, 3, 1, 2)
+            np.testing.assert_array_equal(mem, state.mem.numpy())
         inputs = {name: outputs[name.replace(".", "_out.")] for name in inputs}
 
 

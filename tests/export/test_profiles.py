@@ -68,7 +68,7 @@ def test_ort_x86_fuses_and_is_exact(
 
 
 @pytest.mark.parametrize("current", ["accumulator", "uint8"])
-@pytest.mark.parametrize("name", ["integer", "portable-int"])
+@pytest.mark.parametrize("name", ["integer", "integer-nchw", "portable-int"])
 def test_integer_profiles_equal_pytorch(
     name: str, current: str, make_sources: Any, tmp_path: Path
 ) -> None:
@@ -78,6 +78,9 @@ def test_integer_profiles_equal_pytorch(
     check_integer(write_model(model, tmp_path / "m.onnx"), sources.spec)
     if name == "portable-int":
         assert not model.functions and not any("::" in entry for entry in operators(model))
+    elif name == "integer" and current == "accumulator":
+        fused = {"snn::QConv", "snn::QConvLIF", "snn::QConvLIFRec"}
+        assert {entry for entry in operators(model) if "::" in entry} == fused
     else:
         assert {"snn::QConv", "snn::QLIF"} <= operators(model)
     assert stages[-1].relation == "equal"
@@ -256,7 +259,7 @@ def test_quantized_checkpoints(
     assert run("--checkpoint", weights, "--profile", "integer", "--out", tmp_path) == 0
     assert "model.integer.onnx" in capsys.readouterr().out
     artifact = load_model(tmp_path / "model.integer.onnx").artifact
-    assert {state.dtype for state in artifact.states} == {"int8", "uint8"}
+    assert {state.dtype for state in artifact.states} == {"int8", "uint32"}
     check_integer(tmp_path / "model.integer.onnx", spec)
     capsys.readouterr()
     assert run("--checkpoint", weights, "--out", tmp_path) == 2

@@ -21,6 +21,7 @@ from export.graphs.source import source_model
 from quant import IntegerNetwork, LayerOptions, QuantOptions, load_spec, save_spec
 from quant.spec import derive_decay, derive_threshold
 from runtime.artifact import load_model
+from runtime.layout import channels_first
 from runtime.session import StatefulSession
 
 RESOLUTION = (18, 26)
@@ -125,9 +126,11 @@ def test_the_passes_give_the_integer_network(
             fired[layer] += int(state.spike.sum())
         for session in sessions:
             session.step(events)
-            for name, value in session.states().items():
-                role, _, layer = name.partition(".")
-                np.testing.assert_array_equal(value, getattr(states[layer], role).numpy())
+            artifact, seen = session.artifact, session.states()
+            for state in artifact.states:
+                value = channels_first(artifact, state, seen[state.input])
+                wanted = getattr(states[state.layer], state.role).numpy()
+                np.testing.assert_array_equal(value, wanted)
             np.testing.assert_array_equal(session.outputs()["flow_acc"], expected.flow_acc.numpy())
     assert all(fired.values())
 

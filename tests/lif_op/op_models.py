@@ -38,11 +38,13 @@ def single_node(
     domain: str = spec.DOMAIN,
     domain_version: int = spec.DOMAIN_VERSION,
     with_bodies: bool = True,
+    order: Sequence[str] | None = None,
     **attributes: Any,
 ) -> onnx.ModelProto:
-    """One node. `outputs` maps names to dtypes; `constants` become initializers."""
+    """One node. `outputs` maps names to dtypes; `constants` become initializers; `order` is that of
+    the node's inputs where it is not that of `inputs` and `constants`."""
     constants = constants or {}
-    names = [*inputs, *constants]
+    names = [*inputs, *constants] if order is None else list(order)
     if op_type == "QLIF":
         names = ["acc", "mem", "decay", "threshold"]
     elif op_type == "LIF":

@@ -6,7 +6,7 @@ deployment machine. Reads a JSON task from standard input:
     {"model": "m.onnx", "trace": "t.npz", "runs": [{"library": "require", "threads": 2, ...}]}
 
 and prints, per run, what it found: ``{"difference": null or [step, tensor], ...}``. The trace holds
-``events`` uint8 [T, 2, H, W] and one uint32 checksum per step and tensor.
+``events`` uint8 [T, 2, H, W] and one uint32 checksum per step and tensor, states channels first.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 import lif_op
 from runtime.artifact import load_model
+from runtime.layout import states_channels_first
 from runtime.session import StatefulSession
 
 
@@ -27,6 +28,12 @@ def checksum(array: np.ndarray[Any, Any]) -> int:
     """Of type, shape and values."""
     label = f"{array.dtype} {array.shape}".encode()
     return zlib.crc32(np.ascontiguousarray(array), zlib.crc32(label))
+
+
+def observed(stream: Any) -> dict[str, Any]:
+    """Every state, channels first, and the flow accumulator, as the emulation has them."""
+    states = states_channels_first(stream.artifact, stream.states())
+    return states | {"flow_acc": stream.outputs()["flow_acc"]}
 
 
 def replay(model: Any, trace: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +44,7 @@ def replay(model: Any, trace: dict[str, Any], run: dict[str, Any]) -> dict[str, 
     found = {"native": session.native, "inplace": len(session.inplace), "difference": None}
     for step, events in enumerate(trace["events"][: run["steps"]]):
         stream.step(events[np.newaxis])
-        seen = stream.states() | {"flow_acc": stream.outputs()["flow_acc"]}
+        seen = observed(stream)
         seen |= {f"spikes.{layer}": spikes for layer, spikes in stream.spikes().items()}
         for name, array in seen.items():
             if checksum(array) != trace[name][step]:

@@ -38,7 +38,7 @@ STEPS = 1000
 SHORT_STEPS = 100
 RESOLUTION = (12, 32)
 SMALL = (11, 19)
-NETWORKS = ("random", "shipped")
+NETWORKS = ("random", "separate", "shipped")
 
 # Every pair of settings occurs: optimisation x threads, optimisation x binding, threads x binding.
 NATIVE = [("all", 1, "auto"), ("all", 2, "pingpong"), ("basic", 2, "auto")]
@@ -73,7 +73,7 @@ class Recorded:
     slow_steps: int = STEPS
 
 
-def record(spec: NetworkSpec, windows: list[Any], folder: Path) -> Recorded:
+def record(spec: NetworkSpec, windows: list[Any], folder: Path, *, fused: bool) -> Recorded:
     """Run the emulation and write the file and the checksums."""
     network = IntegerNetwork(spec)
     states: dict[str, IntegerState] | None = None
@@ -89,7 +89,8 @@ def record(spec: NetworkSpec, windows: list[Any], folder: Path) -> Recorded:
     trace = folder / "trace.npz"
     arrays = {name: np.array(values, np.uint32) for name, values in sums.items()}
     np.savez(trace, **{"events": np.concatenate(windows), **arrays})
-    model = write_model(integer_model(spec, Dims(RESOLUTION, False)), folder / "model.int8.onnx")
+    graph = integer_model(spec, Dims(RESOLUTION, False), fused=fused)
+    model = write_model(graph, folder / "model.int8.onnx")
     rates = {layer: float(np.mean(values)) for layer, values in fired.items()}
     recurrent = {layer.name for layer in spec.layers if layer.weight_rec is not None}
     return Recorded(model, trace, rates, recurrent)
@@ -102,7 +103,7 @@ def recorded(
     active_network: Make,
     moving_counts: Make,
 ) -> Recorded:
-    """1000 steps of a random network of 12 channels, or of the shipped one."""
+    """1000 steps of a random network of 12 channels, fused or not, or of the shipped one."""
     if request.param == "shipped":
         try:
             model = load_checkpoint(shipped_checkpoint())
@@ -111,7 +112,8 @@ def recorded(
     else:
         model = active_network(channels=12, rate=0.12)
     windows = moving_counts(STEPS, RESOLUTION)
-    made = record(quantize(model), windows, tmp_path_factory.mktemp(request.param))
+    folder = tmp_path_factory.mktemp(request.param)
+    made = record(quantize(model), windows, folder, fused=request.param != "separate")
     return replace(made, slow_steps=SHORT_STEPS) if request.param == "shipped" else made
 
 
@@ -251,7 +253,7 @@ def test_variants(variant: str, active_network: Make, moving_counts: Make, tmp_p
         stepped: dict[str, Any] = {**runners, **({"evaluator": evaluator} if step < 6 else {})}
         for label, runner in stepped.items():
             runner.step(events)
-            got = runner.states() | {"flow_acc": runner.outputs()["flow_acc"]}
+            got = parity_replay.observed(runner)
             for name, array in got.items():
                 assert array.dtype == wanted[name].dtype
                 assert np.array_equal(array, wanted[name]), (step, label, name)
@@ -271,7 +273,7 @@ def test_reference_evaluator(active_network: Make, moving_counts: Make, tmp_path
         states = result.states
         stream.step(events)
         wanted = tensors(result, spikes=True)
-        got = stream.states() | {"flow_acc": stream.outputs()["flow_acc"]}
+        got = parity_replay.observed(stream)
         got |= {f"spikes.{layer}": spikes for layer, spikes in stream.spikes().items()}
         assert len(got) == 7 + 2 + 1 + 7
         for name, array in got.items():
@@ -296,7 +298,7 @@ def test_batches_of_any_size(
             states = result.states
             session.step(events)
             wanted = tensors(result, spikes=False)
-            got = session.states() | {"flow_acc": session.outputs()["flow_acc"]}
+            got = parity_replay.observed(session)
             assert all(np.array_equal(array, wanted[name]) for name, array in got.items())
         assert states is not None and states["G2"].spike.any()
 
@@ -327,6 +329,6 @@ def test_extreme_parameters(active_network: Make, moving_counts: Make, tmp_path:
         highest = max(highest, *(int(state.mem.max()) for state in states.values()))
         for label, runner in runners.items():
             runner.step(events)
-            for name, array in runner.states().items():
+            for name, array in parity_replay.observed(runner).items():
                 assert np.array_equal(array, wanted[name]), (step, label, name)
     assert highest > 20000

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "lif_op/qconv.h"
+#include "lif_op/qconv_lif.h"
+#include "lif_op/spikes.h"
 #include "lif_op/types.h"
 
 namespace lif_op {
@@ -40,5 +42,33 @@ int CheckFracBits(std::int64_t frac_bits, int mem_bits);
 void CheckConvAttributes(const Dims& strides, const Dims& pads);
 QconvShape CheckQconv(const Dims& x, const Dims& weight, const Dims& bias, const Dims& strides,
                       const Dims& pads);
+// The same where x is packed spikes.
+QconvShape CheckQconvPacked(const Dims& x, const Dims& weight, const Dims& bias,
+                            const Dims& strides, const Dims& pads);
+
+// Dimensions of a fused layer's tensors. `spike_prev` and `weight_rec` are not looked at unless the
+// layer is recurrent.
+struct QconvLifDims {
+  bool packed_x;
+  bool recurrent;
+  Dims x;
+  Dims weight;
+  Dims bias;
+  Dims spike_prev;
+  Dims weight_rec;
+  Dims mem;
+  Dims decay;
+  Dims threshold;
+};
+
+// Sizes of a fused layer, without its pointers and its neuron's attributes. The first looks at the
+// constants alone, and leaves batch, heights and widths 0.
+QconvLifLayer CheckQconvLifConstants(const QconvLifDims& dims, const Dims& strides,
+                                     const Dims& pads);
+QconvLifLayer CheckQconvLif(const QconvLifDims& dims, const Dims& strides, const Dims& pads);
+
+// Spikes [N, C, H, W] and packed spikes of `channels` channels.
+SpikeShape CheckSpikes(const NamedDims& spikes, std::int64_t channels);
+SpikeShape CheckPackedSpikes(const NamedDims& packed, std::int64_t channels);
 
 }  // namespace lif_op

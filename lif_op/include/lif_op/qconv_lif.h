@@ -5,17 +5,11 @@
 #include <cstdint>
 
 #include "lif_op/qconv.h"
+#include "lif_op/spikes.h"
 #include "lif_op/target.h"
 #include "lif_op/types.h"
 
 namespace lif_op {
-
-// Packed spikes are uint32 [N, H, W, words]: bit i of word k is channel 32k + i, unused bits are 0.
-inline constexpr std::int64_t kWordBits = 32;
-
-constexpr std::int64_t WordsFor(std::int64_t channels) {
-  return (channels + kWordBits - 1) / kWordBits;
-}
 
 // What does not change from step to step, and the sizes. Tensors are dense.
 struct QconvLifLayer {

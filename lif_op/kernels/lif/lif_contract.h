@@ -21,6 +21,11 @@ void Lif(const LifArgs& args, Range range);
 void ForeignLif(const LifArgs& args, Range range);
 }  // namespace avx512vnni
 
+namespace neon {
+void Lif(const LifArgs& args, Range range);
+void ForeignLif(const LifArgs& args, Range range);
+}  // namespace neon
+
 // When a neuron fires.
 enum class FireRule { kAbove, kAtOrAbove };
 

@@ -5,15 +5,9 @@
 #include "kernels/peak/peak_contract.h"
 #include "lif_op/target.h"
 
-#if defined(LIF_OP_X86) && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
 namespace lif_op {
 namespace {
 
-#ifdef LIF_OP_X86
 bool Runs(Target target) {
   for (const Target supported : SupportedTargets()) {
     if (supported == target) return true;
@@ -21,19 +15,8 @@ bool Runs(Target target) {
   return false;
 }
 
+#ifdef LIF_OP_X86
 bool HasFma() { return Runs(Target::kAvx2) && __builtin_cpu_supports("fma") != 0; }
-
-#ifdef __linux__
-// Tiles are switched on for a process when it asks for them; asking twice does no harm.
-bool HasTiles() {
-  constexpr long kRequestState = 0x1023;
-  constexpr long kTileData = 18;
-  return __builtin_cpu_supports("amx-int8") != 0 &&
-         syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
-}
-#else
-bool HasTiles() { return false; }
-#endif
 #endif
 
 }  // namespace
@@ -55,8 +38,17 @@ std::vector<Peak> PeaksHere() {
     peaks.push_back({"vpdpbusd", "avx512vnni", "uint8 x int8", avx512vnni::kIntegerMacs,
                      avx512vnni::IntegerPeak});
   }
-  if (HasTiles()) {
+  if (Runs(Target::kAmx)) {
     peaks.push_back({"tdpbusd", "amx", "uint8 x int8", amx::kIntegerMacs, amx::IntegerPeak});
+  }
+#endif
+#ifdef LIF_OP_ARM
+  if (Runs(Target::kNeon)) {
+    peaks.push_back({"fmla", "neon", "float32", neon::kFloatMacs, neon::FloatPeak});
+    peaks.push_back({"smull, sadalp", "neon", "int8", neon::kIntegerMacs, neon::IntegerPeak});
+  }
+  if (Runs(Target::kNeonDot)) {
+    peaks.push_back({"sdot", "neondot", "int8", neondot::kIntegerMacs, neondot::IntegerPeak});
   }
 #endif
   return peaks;

@@ -42,4 +42,16 @@ inline constexpr std::int64_t kIntegerMacs = std::int64_t{4} * 16 * 16 * 64;
 void IntegerPeak(std::int64_t rounds);
 }  // namespace amx
 
+namespace neon {
+inline constexpr std::int64_t kIntegerMacs = std::int64_t{12} * 8;
+inline constexpr std::int64_t kFloatMacs = std::int64_t{12} * 4;
+void IntegerPeak(std::int64_t rounds);
+void FloatPeak(std::int64_t rounds);
+}  // namespace neon
+
+namespace neondot {
+inline constexpr std::int64_t kIntegerMacs = std::int64_t{12} * 16;
+void IntegerPeak(std::int64_t rounds);
+}  // namespace neondot
+
 }  // namespace lif_op

@@ -12,6 +12,7 @@ namespace {
 struct Isa : Words {
   static constexpr int kMaxBlock = 4;
   static constexpr int kVectors = 2;
+  static constexpr std::int32_t kWeightOffset = 0;
 
   static Vector Or(Vector a, Vector b) { return _mm256_or_si256(a, b); }
 

@@ -11,6 +11,7 @@ struct Isa {
   using Vector = __m512i;
   static constexpr std::int64_t kLanes = 16;
   static constexpr int kGroup = 4;
+  static constexpr std::int32_t kWeightOffset = 0;
   static constexpr int kMaxBlock = 8;
   static constexpr int kVectors = 2;
 

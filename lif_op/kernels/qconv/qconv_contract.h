@@ -18,4 +18,12 @@ namespace avx512vnni {
 const QconvKernel& Qconv();
 }  // namespace avx512vnni
 
+namespace neon {
+const QconvKernel& Qconv();
+}  // namespace neon
+
+namespace neondot {
+const QconvKernel& Qconv();
+}  // namespace neondot
+
 }  // namespace lif_op

@@ -15,7 +15,9 @@
 // Everything here has internal linkage, see planes.h. `Isa` provides the vector operations:
 //   Vector, kLanes (words per vector), kGroup (channels per word), kMaxBlock (output channels per
 //   block), kVectors (vectors side by side), Broadcast, Load, Store (of the first `count` lanes),
-//   Dot (accumulator + the dot products of its lanes), Words (interleaves one row of a group).
+//   Dot (accumulator + the dot products of its lanes), Words (interleaves one row of a group),
+//   kWeightOffset (added to the packed weights; unless it is 0, TakeOff takes that many times the
+//   sum of the inputs off a sum again).
 #pragma once
 
 #include <cstddef>
@@ -74,7 +76,8 @@ static inline std::uint32_t WeightWord(const QconvShape& s, const std::int8_t* w
   const std::int64_t kernel = s.kernel_height * s.kernel_width;
   std::uint32_t word = 0;
   for (int i = 0; i < Isa::kGroup && first + i < s.in_channels; ++i) {
-    const auto value = static_cast<std::uint32_t>(weight[(first + i) * kernel]);
+    const auto value =
+        static_cast<std::uint32_t>(weight[(first + i) * kernel] + Isa::kWeightOffset);
     word |= (value & (0xFFFFFFFFu >> (32 - kBits))) << (i * kBits);
   }
   return word;
@@ -243,6 +246,7 @@ static inline void FindActiveRows(const QconvShape& s, const QconvGeometry& g,
 template <class Isa, int kBlock, int kVectors>
 struct QconvSums {
   typename Isa::Vector value[kBlock][kVectors];
+  typename Isa::Vector inputs[kVectors];  // of the inputs themselves, with a kWeightOffset
 };
 
 #define LIF_OP_UNROLL _Pragma("GCC unroll 8")
@@ -256,7 +260,12 @@ static inline __attribute__((always_inline)) void AddKernelRow(
   for (std::int64_t column = 0; column < s.kernel_width; ++column, weight += kBlock) {
     typename Isa::Vector words[kVectors];
     LIF_OP_UNROLL
-    for (int v = 0; v < kVectors; ++v) words[v] = Isa::Load(in + v * Isa::kLanes);
+    for (int v = 0; v < kVectors; ++v) {
+      words[v] = Isa::Load(in + v * Isa::kLanes);
+      if constexpr (Isa::kWeightOffset != 0) {
+        sums.inputs[v] = Isa::Dot(sums.inputs[v], words[v], Isa::Broadcast(0x01010101u));
+      }
+    }
     LIF_OP_UNROLL
     for (int b = 0; b < kBlock; ++b) {
       const typename Isa::Vector w = Isa::Broadcast(weight[b]);
@@ -290,6 +299,10 @@ static inline void ComputeTile(const QconvShape& s, const QconvGeometry& g, cons
     LIF_OP_UNROLL
     for (int v = 0; v < kVectors; ++v) sums.value[b][v] = bias;
   }
+  if constexpr (Isa::kWeightOffset != 0) {
+    LIF_OP_UNROLL
+    for (int v = 0; v < kVectors; ++v) sums.inputs[v] = Isa::Broadcast(0);
+  }
   const std::int64_t all = g.groups * s.kernel_height;
   const std::int64_t count = tile.active->count + all - Min(all, kMaxSeenRows);
   for (std::int64_t i = 0; i < count; ++i) {
@@ -301,7 +314,9 @@ static inline void ComputeTile(const QconvShape& s, const QconvGeometry& g, cons
     std::int32_t* out = tile.acc + b * tile.acc_plane;
     LIF_OP_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      Isa::Store(out + v * Isa::kLanes, sums.value[b][v], tile.columns - v * Isa::kLanes);
+      typename Isa::Vector sum = sums.value[b][v];
+      if constexpr (Isa::kWeightOffset != 0) sum = Isa::TakeOff(sum, sums.inputs[v]);
+      Isa::Store(out + v * Isa::kLanes, sum, tile.columns - v * Isa::kLanes);
     }
   }
 }

@@ -142,26 +142,34 @@ Sources SourcesOf(const QconvLifLayer& layer) {
   return both;
 }
 
-// Scratch memory: the windows of the sources, the currents of a tile [block][channel][column], and
-// those of one block with the channels last.
+// Blocks of a tile with anything in reach, and in which row of the windows.
+struct ActiveBlocks {
+  std::int64_t count;
+  std::int64_t index[kTileBlocks];
+};
+
+// Scratch memory: the windows of the sources, which blocks are active in each of their rows, sums
+// of the spikes of one channel, the currents of a tile [block][channel][column], and those of one
+// block with the channels last.
 struct Scratch {
+  std::int64_t rows;      // of both windows
   std::int64_t channels;  // whole words
+  std::int64_t active;
   std::int64_t currents;
   std::int64_t transposed;
   std::int64_t bytes;
 };
 
 inline Scratch ScratchOf(const QconvLifLayer& layer, const Sources& both) {
-  Scratch scratch;
-  scratch.channels = kWordBits * WordsFor(layer.shape.out_channels);
-  scratch.currents = both.source[1].start + both.source[1].WindowBytes();
-  scratch.transposed = scratch.currents + kTile * scratch.channels * 2;
-  scratch.bytes = scratch.transposed + kBlock * scratch.channels * 2;
-  return scratch;
-}
-
-inline bool Reaches(std::int64_t kernel_width, std::int64_t stride_width) {
-  return (kernel_width - 1) / stride_width <= kReach;
+  Scratch s;
+  s.rows = both.source[0].kernel_height + both.source[1].kernel_height;
+  s.channels = kWordBits * WordsFor(layer.shape.out_channels);
+  s.active = both.source[1].start + both.source[1].WindowBytes();
+  s.currents = s.active + RoundUp(s.rows * static_cast<std::int64_t>(sizeof(ActiveBlocks)),
+                                  static_cast<std::int64_t>(kQconvAlignment));
+  s.transposed = s.currents + kTile * s.channels * 2;
+  s.bytes = s.transposed + kBlock * s.channels * 2;
+  return s;
 }
 
 }  // namespace

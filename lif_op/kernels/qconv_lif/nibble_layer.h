@@ -14,65 +14,83 @@ constexpr int kVectors = kBlock / Isa::kBytes;  // of bytes, of a block
 template <class Isa>
 constexpr int kParts = Isa::kBytes / Isa::kLanes;  // 16-bit vectors of a vector of bytes
 
-// Sums of kBlocks blocks, while look-ups are added.
-template <class Isa, int kBlocks>
+// Sums of the spikes of one output channel, of all blocks of a tile.
+template <class Isa>
 struct Sums {
-  typename Isa::Sum value[kBlocks * kVectors<Isa>];
+  typename Isa::Sum value[kTileBlocks][kVectors<Isa>];
+  std::uint32_t smallest[kTileBlocks];  // to be added
 };
 
-// The blocks that are computed together.
-template <int kBlocks>
-struct Blocks {
-  std::int64_t index[kBlocks];
-
-  template <class Isa>
-  const std::uint8_t* Bytes(const std::uint8_t* first, int vector) const {
-    return first + index[vector / kVectors<Isa>] * kBlock + vector % kVectors<Isa> * Isa::kBytes;
-  }
-};
-
-// Where a chunk has been read up to.
-struct Cursor {
-  const std::uint8_t* table;
-  const std::int32_t* offset;
-};
-
+// Adds a chunk to the sums of the kBlocks blocks `index`.
 template <class Isa, int kBlocks, int kSize>
-inline __attribute__((always_inline)) void AddGroups(std::int32_t count,
+inline __attribute__((always_inline)) void AddGroups(const Chunk* chunk,
                                                      const std::uint8_t* scratch,
-                                                     const Blocks<kBlocks>& blocks, Cursor& cursor,
-                                                     Sums<Isa, kBlocks>& sums) {
+                                                     const std::int64_t* index, Sums<Isa>& sums) {
   constexpr int kAll = kBlocks * kVectors<Isa>;
-  for (; count > 0; --count) {
-    typename Isa::Bytes found[kAll];
+  typename Isa::Sum sum[kAll];
+  std::int64_t place[kAll];
+  LIF_OP_UNROLL
+  for (int v = 0; v < kAll; ++v) {
+    const std::int64_t block = index[v / kVectors<Isa>];
+    sum[v] = sums.value[block][v % kVectors<Isa>];
+    place[v] = block * kBlock + v % kVectors<Isa> * Isa::kBytes;
+  }
+  const std::uint8_t* group = GroupsOf(chunk);
+  for (std::int32_t count = chunk->groups; count > 0; --count, group += GroupBytes(kSize)) {
+    const auto* offset = reinterpret_cast<const std::int32_t*>(group + kSize * kTableBytes);
+    typename Isa::Bytes table[kSize];
+    const std::uint8_t* first[kSize];
     LIF_OP_UNROLL
     for (int i = 0; i < kSize; ++i) {
-      const typename Isa::Bytes table = Isa::LoadTable(cursor.table + i * kTableBytes);
-      const std::uint8_t* first = scratch + cursor.offset[i];
-      LIF_OP_UNROLL
-      for (int v = 0; v < kAll; ++v) {
-        const auto bytes = Isa::LookUp(table, blocks.template Bytes<Isa>(first, v));
-        found[v] = i == 0 ? bytes : Isa::AddBytes(found[v], bytes);
-      }
+      table[i] = Isa::LoadTable(group + i * kTableBytes);
+      first[i] = scratch + offset[i];
     }
     LIF_OP_UNROLL
-    for (int v = 0; v < kAll; ++v) Isa::Widen(found[v], sums.value[v]);
-    cursor.table += kSize * kTableBytes;
-    cursor.offset += kSize;
+    for (int v = 0; v < kAll; ++v) {
+      auto found = Isa::LookUp(table[0], first[0] + place[v]);
+      LIF_OP_UNROLL
+      for (int i = 1; i < kSize; ++i) {
+        found = Isa::AddBytes(found, Isa::LookUp(table[i], first[i] + place[v]));
+      }
+      Isa::Widen(found, sum[v]);
+    }
+  }
+  LIF_OP_UNROLL
+  for (int v = 0; v < kAll; ++v) {
+    sums.value[index[v / kVectors<Isa>]][v % kVectors<Isa>] = sum[v];
   }
 }
 
-template <class Isa, int kBlocks>
-inline __attribute__((always_inline)) void AddChunk(const Chunk* chunk, const std::uint8_t* scratch,
-                                                    const Blocks<kBlocks>& blocks,
-                                                    Sums<Isa, kBlocks>& sums) {
-  LIF_OP_UNROLL
-  for (int v = 0; v < kBlocks * kVectors<Isa>; ++v) sums.value[v] = typename Isa::Sum{};
-  Cursor cursor{TablesOf(chunk), OffsetsOf(chunk)};
-  AddGroups<Isa, kBlocks, 4>(chunk->groups[0], scratch, blocks, cursor, sums);
-  AddGroups<Isa, kBlocks, 3>(chunk->groups[1], scratch, blocks, cursor, sums);
-  AddGroups<Isa, kBlocks, 2>(chunk->groups[2], scratch, blocks, cursor, sums);
-  AddGroups<Isa, kBlocks, 1>(chunk->groups[3], scratch, blocks, cursor, sums);
+template <class Isa, int kSize>
+void AddChunk(const Chunk* chunk, const std::uint8_t* scratch, const ActiveBlocks& active,
+              Sums<Isa>& sums) {
+  std::int64_t i = 0;
+  for (; i + 4 <= active.count; i += 4) {
+    AddGroups<Isa, 4, kSize>(chunk, scratch, active.index + i, sums);
+  }
+  if (i + 2 <= active.count) {
+    AddGroups<Isa, 2, kSize>(chunk, scratch, active.index + i, sums);
+    i += 2;
+  }
+  if (i < active.count) AddGroups<Isa, 1, kSize>(chunk, scratch, active.index + i, sums);
+  for (i = 0; i < active.count; ++i) {
+    sums.smallest[active.index[i]] += static_cast<std::uint32_t>(chunk->smallest);
+  }
+}
+
+template <class Isa>
+void AddChunk(const Chunk* chunk, const std::uint8_t* scratch, const ActiveBlocks& active,
+              Sums<Isa>& sums) {
+  switch (chunk->group_size) {
+    case 1:
+      return AddChunk<Isa, 1>(chunk, scratch, active, sums);
+    case 2:
+      return AddChunk<Isa, 2>(chunk, scratch, active, sums);
+    case 3:
+      return AddChunk<Isa, 3>(chunk, scratch, active, sums);
+    default:
+      return AddChunk<Isa, 4>(chunk, scratch, active, sums);
+  }
 }
 
 // What turns sums into currents, the same for all neurons of a layer.
@@ -99,13 +117,20 @@ class Current {
 
   // Of the sums of a block.
   void Wide(const std::uint32_t* sums, std::int16_t* out) const {
-    const int half = down_ > 0 ? down_ - 1 : 0;
-    const std::int32_t one = down_ > 0 ? 1 : 0;
+    // Copies, and one loop for each step: in this form compilers vectorise.
+    const int down = down_;
+    const int up = up_;
+    const std::int32_t lo = lo_;
+    const std::int32_t hi = hi_;
+    std::int32_t rounded[kBlock];
+    for (std::int64_t i = 0; i < kBlock; ++i) rounded[i] = static_cast<std::int32_t>(sums[i]);
+    if (down > 0) {
+      for (std::int32_t& sum : rounded) sum = (sum >> down) + (sum >> (down - 1) & 1);
+    }
     for (std::int64_t i = 0; i < kBlock; ++i) {
-      const auto sum = static_cast<std::int32_t>(sums[i]);
-      const std::int32_t rounded = (sum >> down_) + (sum >> half & one);
-      const std::int32_t bounded = rounded < lo_ ? lo_ : rounded > hi_ ? hi_ : rounded;
-      out[i] = static_cast<std::int16_t>(bounded * (1 << up_));
+      const std::int32_t sum = rounded[i];
+      const std::int32_t bounded = sum < lo ? lo : sum > hi ? hi : sum;
+      out[i] = static_cast<std::int16_t>(static_cast<std::uint32_t>(bounded) << up);
     }
   }
 
@@ -121,28 +146,9 @@ struct TileInputs {
   const std::uint8_t* scratch;
   const void* packed;
   Packed layout;
-  std::int64_t current_channels;  // from one block of currents to the next
+  std::int64_t current_channels;    // from one block of currents to the next
+  const ActiveBlocks* active_rows;  // of each row of the windows
 };
-
-// The currents of one output channel whose sums fit 16 bits.
-template <class Isa, int kBlocks, class Mem>
-void NarrowChannel(const TileInputs& in, const Channel& channel, const Blocks<kBlocks>& blocks,
-                   const Current<Isa, Mem>& current, std::int16_t* currents) {
-  Sums<Isa, kBlocks> sums;
-  AddChunk(Packed::In<Chunk>(in.packed, channel.program), in.scratch, blocks, sums);
-  const auto start = Isa::Splat(static_cast<std::int16_t>(channel.start & 0xFFFFu));
-  LIF_OP_UNROLL
-  for (int v = 0; v < kBlocks * kVectors<Isa>; ++v) {
-    typename Isa::Lanes lanes[kParts<Isa>];
-    Isa::InOrder(sums.value[v], lanes);
-    std::int16_t* out = currents + blocks.index[v / kVectors<Isa>] * in.current_channels * kBlock +
-                        v % kVectors<Isa> * Isa::kBytes;
-    LIF_OP_UNROLL
-    for (int part = 0; part < kParts<Isa>; ++part) {
-      Isa::Store(current.Narrow(Isa::Add(lanes[part], start)), out + part * Isa::kLanes);
-    }
-  }
-}
 
 // Adds what the counts contribute to a block of an output channel.
 template <class Isa>
@@ -169,89 +175,128 @@ void AddCounts(const TileInputs& in, std::int64_t channel, std::int64_t block,
   for (int v = 0; v < kAll; ++v) Words::Store(sums + v * Words::kLanes, sum[v]);
 }
 
-// The currents of one output channel of any sums.
-template <class Isa, int kBlocks, class Mem>
-void WideChannel(const TileInputs& in, std::int64_t index, const Blocks<kBlocks>& blocks,
-                 const Current<Isa, Mem>& current, std::int16_t* currents) {
-  const Channel& channel = Packed::In<Channel>(in.packed, in.layout.channels_at)[index];
-  alignas(64) std::uint32_t sums[kBlocks * kBlock];
-  for (std::uint32_t& sum : sums) sum = channel.start;
+template <class Isa>
+void ClearSums(const ActiveBlocks& active, Sums<Isa>& sums) {
+  for (std::int64_t i = 0; i < active.count; ++i) {
+    for (auto& sum : sums.value[active.index[i]]) sum = typename Isa::Sum{};
+    sums.smallest[active.index[i]] = 0;
+  }
+}
+
+// Calls visit(lanes, at) for the 16-bit sums of a block, `at` being the column of the first.
+template <class Isa, class Visit>
+inline __attribute__((always_inline)) void ForEachLanes(const Sums<Isa>& sums, std::int64_t block,
+                                                        Visit visit) {
+  LIF_OP_UNROLL
+  for (int v = 0; v < kVectors<Isa>; ++v) {
+    typename Isa::Lanes lanes[kParts<Isa>];
+    Isa::InOrder(sums.value[block][v], lanes);
+    LIF_OP_UNROLL
+    for (int part = 0; part < kParts<Isa>; ++part) {
+      visit(lanes[part], v * Isa::kBytes + part * Isa::kLanes);
+    }
+  }
+}
+
+// The currents of one output channel whose sums fit 16 bits, in which they may wrap on the way.
+template <class Isa, class Mem>
+void NarrowChannel(const TileInputs& in, const Channel& channel, const ActiveBlocks& active,
+                   const Current<Isa, Mem>& current, std::int16_t* currents) {
+  Sums<Isa> sums;
+  ClearSums(active, sums);
   const auto* chunk = Packed::In<Chunk>(in.packed, channel.program);
   for (std::int32_t i = 0; i < channel.chunks; ++i, chunk = NextChunk(chunk)) {
-    Sums<Isa, kBlocks> part;
-    AddChunk(chunk, in.scratch, blocks, part);
-    alignas(64) std::int16_t narrow[kBlocks * kBlock];
-    LIF_OP_UNROLL
-    for (int v = 0; v < kBlocks * kVectors<Isa>; ++v) {
-      typename Isa::Lanes lanes[kParts<Isa>];
-      Isa::InOrder(part.value[v], lanes);
-      LIF_OP_UNROLL
-      for (int p = 0; p < kParts<Isa>; ++p) {
-        Isa::Store(lanes[p], narrow + v * Isa::kBytes + p * Isa::kLanes);
+    AddChunk(chunk, in.scratch, in.active_rows[chunk->row], sums);
+  }
+  for (std::int64_t i = 0; i < active.count; ++i) {
+    const std::int64_t block = active.index[i];
+    std::int16_t* out = currents + block * in.current_channels * kBlock;
+    const std::uint32_t start = channel.start + sums.smallest[block];
+    const auto start_lanes = Isa::Splat(static_cast<std::int16_t>(start & 0xFFFFu));
+    ForEachLanes(sums, block, [&](typename Isa::Lanes lanes, std::int64_t at) {
+      Isa::Store(current.Narrow(Isa::Add(lanes, start_lanes)), out + at);
+    });
+  }
+}
+
+// The currents of one output channel of any sums.
+template <class Isa, class Mem>
+void WideChannel(const TileInputs& in, std::int64_t index, const ActiveBlocks& active,
+                 const Current<Isa, Mem>& current, std::int16_t* currents) {
+  const Channel& channel = Packed::In<Channel>(in.packed, in.layout.channels_at)[index];
+  alignas(64) std::uint32_t wide[kTileBlocks * kBlock];
+  for (std::uint32_t& sum : wide) sum = channel.start;
+  const auto* chunk = Packed::In<Chunk>(in.packed, channel.program);
+  for (std::int32_t i = 0; i < channel.chunks; ++i, chunk = NextChunk(chunk)) {
+    const ActiveBlocks& blocks = in.active_rows[chunk->row];
+    Sums<Isa> sums;
+    ClearSums(blocks, sums);
+    AddChunk(chunk, in.scratch, blocks, sums);
+    for (std::int64_t j = 0; j < blocks.count; ++j) {
+      alignas(64) std::int16_t narrow[kBlock];
+      ForEachLanes(sums, blocks.index[j], [&](typename Isa::Lanes lanes, std::int64_t at) {
+        Isa::Store(lanes, narrow + at);
+      });
+      std::uint32_t* own = wide + blocks.index[j] * kBlock;
+      const std::uint32_t smallest = sums.smallest[blocks.index[j]];
+      for (std::int64_t k = 0; k < kBlock; ++k) {
+        own[k] += static_cast<std::uint16_t>(narrow[k]) + smallest;
       }
     }
-    for (std::int64_t j = 0; j < kBlocks * kBlock; ++j) {
-      sums[j] += static_cast<std::uint16_t>(narrow[j]);
-    }
   }
-  for (int b = 0; b < kBlocks; ++b) {
-    std::uint32_t* own = sums + b * kBlock;
-    if (in.layout.count_weights > 0) AddCounts<Isa>(in, index, blocks.index[b], own);
-    current.Wide(own, currents + blocks.index[b] * in.current_channels * kBlock);
+  for (std::int64_t i = 0; i < active.count; ++i) {
+    const std::int64_t block = active.index[i];
+    std::uint32_t* own = wide + block * kBlock;
+    if (in.layout.count_weights > 0) AddCounts<Isa>(in, index, block, own);
+    current.Wide(own, currents + block * in.current_channels * kBlock);
   }
 }
 
-// The currents of all output channels of kBlocks blocks.
-template <class Isa, int kBlocks, class Mem>
-void BlockCurrents(const TileInputs& in, std::int64_t channel, const std::int64_t* index,
-                   const Current<Isa, Mem>& current, std::int16_t* currents) {
-  Blocks<kBlocks> blocks;
-  for (int b = 0; b < kBlocks; ++b) blocks.index[b] = index[b];
-  const Channel& c = Packed::In<Channel>(in.packed, in.layout.channels_at)[channel];
-  std::int16_t* out = currents + channel * kBlock;
-  if (c.wide) return WideChannel<Isa, kBlocks>(in, channel, blocks, current, out);
-  NarrowChannel<Isa, kBlocks>(in, c, blocks, current, out);
-}
-
-// The blocks of a tile with anything in reach.
-struct ActiveBlocks {
-  std::int64_t count = 0;
-  std::int64_t index[kTileBlocks];
-  bool active[kTileBlocks];
-};
-
+// Finds the active blocks of each row of the windows, and returns those of all together.
 template <class Isa>
-void FindActive(const TileInputs& in, std::int64_t blocks, ActiveBlocks* found) {
+ActiveBlocks FindActive(const TileInputs& in, const Sources& both, std::int64_t blocks,
+                        ActiveBlocks* rows) {
+  bool any[kTileBlocks] = {};
   const auto* offset = Packed::In<std::int32_t>(in.packed, in.layout.occupancies_at);
-  for (std::int64_t block = 0; block < blocks; ++block) {
-    typename Isa::Bytes seen{};
-    for (std::int64_t i = 0; i < in.layout.occupancies; ++i) {
-      const std::uint8_t* bytes = in.scratch + offset[i] + block * kBlock;
-      LIF_OP_UNROLL
-      for (int v = 0; v < kVectors<Isa>; ++v) {
-        seen = Isa::OrBytes(seen, Isa::LoadBytes(bytes + v * Isa::kBytes));
+  for (const Source& source : both.source) {
+    for (std::int64_t row = 0; row < source.kernel_height; ++row, ++rows) {
+      rows->count = 0;
+      for (std::int64_t block = 0; block < blocks; ++block) {
+        typename Isa::Bytes seen{};
+        for (std::int64_t i = 0; i < source.kernel_width; ++i) {
+          const std::uint8_t* bytes = in.scratch + offset[i] + block * kBlock;
+          LIF_OP_UNROLL
+          for (int v = 0; v < kVectors<Isa>; ++v) {
+            seen = Isa::OrBytes(seen, Isa::LoadBytes(bytes + v * Isa::kBytes));
+          }
+        }
+        if (!Isa::AnyBit(seen)) continue;
+        rows->index[rows->count++] = block;
+        any[block] = true;
       }
+      offset += source.kernel_width;
     }
-    found->active[block] = Isa::AnyBit(seen);
-    if (found->active[block]) found->index[found->count++] = block;
   }
+  ActiveBlocks active;
+  active.count = 0;
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    if (any[block]) active.index[active.count++] = block;
+  }
+  return active;
 }
 
 // Channels come in the outer loop: the tables of one then stay at hand for all blocks.
 template <class Isa, class Mem>
-void TileCurrents(const TileInputs& in, std::int64_t channels, const ActiveBlocks& blocks,
+void TileCurrents(const TileInputs& in, std::int64_t channels, const ActiveBlocks& active,
                   const Current<Isa, Mem>& current, std::int16_t* currents) {
+  if (active.count == 0) return;
   for (std::int64_t channel = 0; channel < channels; ++channel) {
-    std::int64_t i = 0;
-    for (; i + 4 <= blocks.count; i += 4) {
-      BlockCurrents<Isa, 4>(in, channel, blocks.index + i, current, currents);
-    }
-    if (i + 2 <= blocks.count) {
-      BlockCurrents<Isa, 2>(in, channel, blocks.index + i, current, currents);
-      i += 2;
-    }
-    if (i < blocks.count) {
-      BlockCurrents<Isa, 1>(in, channel, blocks.index + i, current, currents);
+    const Channel& c = Packed::In<Channel>(in.packed, in.layout.channels_at)[channel];
+    std::int16_t* out = currents + channel * kBlock;
+    if (c.wide) {
+      WideChannel<Isa>(in, channel, active, current, out);
+    } else {
+      NarrowChannel<Isa>(in, c, active, current, out);
     }
   }
 }
@@ -377,21 +422,32 @@ void AdvanceBlock(const QconvLifArgs<Mem>& args, const TileInputs& in, const std
   }
 }
 
+// Where the parts of scratch memory are that a tile writes to.
+struct TileMemory {
+  std::uint8_t* windows;
+  ActiveBlocks* active_rows;
+  std::int16_t* currents;
+  std::int16_t* transposed;
+};
+
 // One row of outputs of the tile that starts at output column `tile`; the windows are filled.
 template <class Isa, Reset kReset, class Mem>
-void TileRow(const QconvLifArgs<Mem>& args, const TileInputs& in, const Current<Isa, Mem>& current,
-             std::int64_t item, std::int64_t tile, std::int64_t blocks, std::int16_t* currents,
-             std::int16_t* transposed) {
+void TileRow(const QconvLifArgs<Mem>& args, const Sources& both, const TileInputs& in,
+             const Current<Isa, Mem>& current, std::int64_t item, std::int64_t tile,
+             std::int64_t blocks, const TileMemory& memory) {
   const QconvShape& s = args.layer.shape;
-  ActiveBlocks found;
-  FindActive<Isa>(in, blocks, &found);
-  TileCurrents<Isa>(in, s.out_channels, found, current, currents);
+  const ActiveBlocks active = FindActive<Isa>(in, both, blocks, memory.active_rows);
+  TileCurrents<Isa>(in, s.out_channels, active, current, memory.currents);
+  std::int64_t next = 0;
   for (std::int64_t block = 0; block < blocks; ++block) {
     const std::int64_t column = tile + block * kBlock;
-    const std::int16_t* own =
-        found.active[block] ? currents + block * in.current_channels * kBlock : nullptr;
+    const std::int16_t* own = nullptr;
+    if (next < active.count && active.index[next] == block) {
+      own = memory.currents + block * in.current_channels * kBlock;
+      ++next;
+    }
     AdvanceBlock<Isa, kReset>(args, in, own, item * s.out_width + column,
-                              Min(kBlock, s.out_width - column), transposed);
+                              Min(kBlock, s.out_width - column), memory.transposed);
   }
 }
 
@@ -400,10 +456,12 @@ void ComputeRows(const QconvLifArgs<Mem>& args, Range rows, std::uint8_t* scratc
   const QconvShape& s = args.layer.shape;
   const Sources both = SourcesOf<Isa>(args.layer);
   const Scratch places = ScratchOf(args.layer, both);
-  const TileInputs in{scratch, args.packed, PackedOf(args.layer, both), places.channels};
+  const TileMemory memory{scratch, reinterpret_cast<ActiveBlocks*>(scratch + places.active),
+                          reinterpret_cast<std::int16_t*>(scratch + places.currents),
+                          reinterpret_cast<std::int16_t*>(scratch + places.transposed)};
+  const TileInputs in{scratch, args.packed, PackedOf(args.layer, both), places.channels,
+                      memory.active_rows};
   const Current<Isa, Mem> current(args.layer.frac_bits);
-  auto* currents = reinterpret_cast<std::int16_t*>(scratch + places.currents);
-  auto* transposed = reinterpret_cast<std::int16_t*>(scratch + places.transposed);
   // Those of the channels that fill up a word are never written.
   Fill(scratch + places.currents, 0, places.transposed - places.currents);
   for (std::int64_t tile = 0; tile < s.out_width; tile += kTile) {
@@ -416,7 +474,7 @@ void ComputeRows(const QconvLifArgs<Mem>& args, Range rows, std::uint8_t* scratc
                       blocks, scratch);
       FillWindow<Isa>(both.source[1], Image(both.source[1], args.spike_prev, index), row, follows,
                       tile, blocks, scratch);
-      TileRow<Isa, kReset>(args, in, current, item, tile, blocks, currents, transposed);
+      TileRow<Isa, kReset>(args, both, in, current, item, tile, blocks, memory);
     }
   }
 }

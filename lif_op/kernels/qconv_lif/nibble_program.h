@@ -2,10 +2,9 @@
 // the order they are used in, the parameters of the neurons. See nibble_geometry.h.
 //
 // A table holds unsigned bytes: what the four channels add, plus an offset that makes the smallest
-// entry 0. The offsets of all tables are part of the value a sum starts with. A table whose entries
-// would exceed a byte is written as the sum of several; one of zeros is left out. Look-ups are
-// added as bytes, up to four of them, as long as their largest sum is a byte, and only then widened
-// to 16 bits: the tables of a channel are grouped for that.
+// entry 0; the value a sum starts with takes the offsets off again. A table whose entries would
+// exceed a byte is written as the sum of several; one of zeros is left out. Look-ups are added as
+// bytes, as many as are sure to stay a byte, and only then widened to 16 bits.
 #pragma once
 
 #include "kernels/qconv_lif/nibble_geometry.h"
@@ -15,47 +14,38 @@ namespace lif_op {
 namespace {
 
 constexpr int kTableBytes = 16;
-constexpr int kLargestGroup = 4;
+constexpr std::int32_t kLargestGroup = 4;
 constexpr std::int32_t kByteSum = 255;
 // Groups whose sum is sure to be less than 2^16.
 constexpr std::int32_t kChunkGroups = 256;
 
-// A part of a channel's look-ups. Behind it come the tables, then an offset for each: of the
-// nibbles of a tile's first output, from the start of the scratch memory. Groups of four come
-// first.
+// The look-ups of an output channel in one row of a window, in groups that are added as bytes.
+// Behind it come the groups, each of its tables and then their offsets: of the nibbles of a tile's
+// first output, from the start of the scratch memory. Groups are filled up with tables of zeros.
 struct Chunk {
-  std::int32_t groups[kLargestGroup];  // of size 4, 3, 2, 1
+  std::int32_t row;  // counted over the windows of both sources
+  std::int32_t group_size;
+  std::int32_t groups;
+  std::int32_t smallest;  // sum, which the tables add to each of theirs
 };
 
-inline std::int64_t LookUps(const Chunk& chunk) {
-  return 4 * chunk.groups[0] + 3 * chunk.groups[1] + 2 * chunk.groups[2] + chunk.groups[3];
-}
+constexpr std::int64_t GroupBytes(std::int64_t size) { return (size + 1) * kTableBytes; }
 
-inline const std::uint8_t* TablesOf(const Chunk* chunk) {
+inline const std::uint8_t* GroupsOf(const Chunk* chunk) {
   return reinterpret_cast<const std::uint8_t*>(chunk + 1);
 }
 
-inline const std::int32_t* OffsetsOf(const Chunk* chunk) {
-  return reinterpret_cast<const std::int32_t*>(TablesOf(chunk) + kTableBytes * LookUps(*chunk));
-}
-
-inline std::int64_t ChunkBytes(std::int64_t look_ups) {
-  return static_cast<std::int64_t>(sizeof(Chunk)) + kTableBytes * look_ups +
-         RoundUp(4 * look_ups, kTableBytes);
-}
-
 inline const Chunk* NextChunk(const Chunk* chunk) {
-  const std::int64_t bytes = ChunkBytes(LookUps(*chunk));
-  return reinterpret_cast<const Chunk*>(reinterpret_cast<const std::uint8_t*>(chunk) + bytes);
+  return reinterpret_cast<const Chunk*>(GroupsOf(chunk) +
+                                        chunk->groups * GroupBytes(chunk->group_size));
 }
 
 // An output channel.
 struct Channel {
   std::int64_t program;  // its first chunk, from the start of the packed memory
   std::int32_t chunks;
-  std::uint32_t start;  // of its sum
-  // The sum needs more than 16 bits: it may leave them, comes in several chunks, or is of counts.
-  std::int32_t wide;
+  std::uint32_t start;  // of its sum, without what the chunks say
+  std::int32_t wide;    // the sum may leave 16 bits, or is of counts
   std::int32_t unused;
 };
 
@@ -117,24 +107,29 @@ struct NibbleWeights {
     for (const std::int32_t w : value) sum += w < 0 ? -w : w;
     return sum;
   }
+
+  std::int32_t Smallest() const {
+    std::int32_t sum = 0;
+    for (const std::int32_t w : value) sum += w < 0 ? w : 0;
+    return sum;
+  }
 };
 
-// Calls visit(weights, offset) for every nibble of spikes that an output channel looks at.
+// Calls visit(weights, offset) for every nibble of spikes that an output channel looks at in a row
+// of its kernel.
 template <class Visit>
-void ForEachNibble(const Sources& both, std::int64_t channel, Visit visit) {
-  for (const Source& source : both.source) {
-    if (!source.spikes) continue;
-    const std::int64_t positions = source.kernel_height * source.kernel_width;
-    const std::int8_t* weight = source.weight + channel * source.channels * positions;
-    for (std::int64_t position = 0; position < positions; ++position) {
-      for (std::int64_t first = 0; first < source.channels; first += kNibbleChannels) {
-        NibbleWeights w{};
-        for (std::int64_t i = 0; i < Min(kNibbleChannels, source.channels - first); ++i) {
-          w.value[i] = weight[(first + i) * positions + position];
-        }
-        visit(w, source.NibbleAt(position / source.kernel_width, position % source.kernel_width,
-                                 first / kNibbleChannels));
+void ForEachNibble(const Source& source, std::int64_t channel, std::int64_t row, Visit visit) {
+  if (!source.spikes) return;
+  const std::int64_t positions = source.kernel_height * source.kernel_width;
+  const std::int8_t* weight =
+      source.weight + channel * source.channels * positions + row * source.kernel_width;
+  for (std::int64_t column = 0; column < source.kernel_width; ++column) {
+    for (std::int64_t first = 0; first < source.channels; first += kNibbleChannels) {
+      NibbleWeights w{};
+      for (std::int64_t i = 0; i < Min(kNibbleChannels, source.channels - first); ++i) {
+        w.value[i] = weight[(first + i) * positions + column];
       }
+      visit(w, source.NibbleAt(row, column, first / kNibbleChannels));
     }
   }
 }
@@ -147,9 +142,9 @@ struct Item {
   std::int32_t next;  // index of the next item, or -1
 };
 
-inline std::int64_t ItemsOf(const Sources& both, std::int64_t channel) {
+inline std::int64_t ItemsOf(const Source& source, std::int64_t channel, std::int64_t row) {
   std::int64_t items = 0;
-  ForEachNibble(both, channel, [&items](const NibbleWeights& weights, std::int64_t) {
+  ForEachNibble(source, channel, row, [&items](const NibbleWeights& weights, std::int64_t) {
     items += (weights.Magnitude() + kByteSum - 1) / kByteSum;
   });
   return items;
@@ -169,12 +164,13 @@ inline NibbleWeights TakeByte(NibbleWeights* left) {
   return taken;
 }
 
-// The items of a channel, by magnitude.
+// The items of a kernel row, by magnitude.
 class Items {
  public:
-  Items(const Sources& both, std::int64_t channel, Item* memory) : items_(memory) {
+  Items(const Source& source, std::int64_t channel, std::int64_t row, Item* memory)
+      : items_(memory) {
     for (std::int32_t& first : first_) first = -1;
-    ForEachNibble(both, channel, [this](NibbleWeights left, std::int64_t offset) {
+    ForEachNibble(source, channel, row, [this](NibbleWeights left, std::int64_t offset) {
       while (left.Magnitude() > 0) {
         const NibbleWeights weights = TakeByte(&left);
         Add({weights, weights.Magnitude(), static_cast<std::int32_t>(offset), -1});
@@ -224,52 +220,55 @@ inline void WriteTable(const NibbleWeights& weights, std::uint8_t* table) {
   }
 }
 
-// Groups of one chunk, collected by their size before they are written.
-class ChunkWriter {
- public:
-  ChunkWriter() {
-    for (std::int32_t& first : first_) first = -1;
+// Takes a group out of `items`: the largest that is left and what fits beside it. Returns its size.
+inline std::int32_t TakeGroup(Items& items, std::int32_t group_size, std::int32_t* group) {
+  std::int32_t size = 0;
+  for (std::int32_t room = kByteSum; size < group_size; ++size) {
+    const std::int32_t index = items.Take(room);
+    if (index < 0) break;
+    room -= items[index].magnitude;
+    group[size] = index;
   }
+  return size;
+}
 
-  // Takes a group out of `items`.
-  void AddGroup(Items& items) {
-    std::int32_t group = -1;
-    std::int32_t size = 0;
-    for (std::int32_t room = kByteSum; size < kLargestGroup; ++size) {
-      const std::int32_t index = items.Take(room);
-      if (index < 0) break;
-      room -= items[index].magnitude;
-      items[index].next = group;
-      group = index;
+// The size of groups that takes the fewest instructions: a look-up and an addition for each member,
+// and about two more to widen a sum.
+inline std::int32_t BestGroupSize(const Source& source, std::int64_t channel, std::int64_t row,
+                                  Item* memory) {
+  std::int32_t best = 1;
+  std::int64_t least = 0;
+  for (std::int32_t size = 1; size <= kLargestGroup; ++size) {
+    Items items(source, channel, row, memory);
+    std::int64_t cost = 0;
+    std::int32_t group[kLargestGroup];
+    for (; !items.Empty(); cost += 2 * size + 2) TakeGroup(items, size, group);
+    if (size == 1 || cost < least) {
+      best = size;
+      least = cost;
     }
-    const int slot = kLargestGroup - size;
-    std::int32_t last = group;
-    while (items[last].next >= 0) last = items[last].next;
-    items[last].next = first_[slot];
-    first_[slot] = group;
-    ++chunk_.groups[slot];
   }
+  return best;
+}
 
-  // Writes the chunk and returns where it ends.
-  std::uint8_t* Write(Items& items, std::uint8_t* out) const {
-    auto* chunk = reinterpret_cast<Chunk*>(out);
-    *chunk = chunk_;
-    auto* table = const_cast<std::uint8_t*>(TablesOf(chunk));
-    auto* offset = const_cast<std::int32_t*>(OffsetsOf(chunk));
-    for (const std::int32_t first : first_) {
-      for (std::int32_t index = first; index >= 0; index = items[index].next) {
-        WriteTable(items[index].weights, table);
-        *offset++ = items[index].offset;
-        table += kTableBytes;
-      }
+// Writes groups taken out of `items` behind `chunk`, and returns where they end.
+inline std::uint8_t* WriteGroups(Items& items, Chunk* chunk) {
+  auto* out = const_cast<std::uint8_t*>(GroupsOf(chunk));
+  for (; chunk->groups < kChunkGroups && !items.Empty(); ++chunk->groups) {
+    std::int32_t group[kLargestGroup];
+    const std::int32_t size = TakeGroup(items, chunk->group_size, group);
+    auto* offsets = reinterpret_cast<std::int32_t*>(out + chunk->group_size * kTableBytes);
+    for (std::int32_t i = 0; i < chunk->group_size; ++i) {
+      const Item& item = items[group[i < size ? i : 0]];
+      const NibbleWeights weights = i < size ? item.weights : NibbleWeights{};
+      WriteTable(weights, out + i * kTableBytes);
+      offsets[i] = item.offset;
+      chunk->smallest += weights.Smallest();
     }
-    return out + ChunkBytes(LookUps(chunk_));
+    out += GroupBytes(chunk->group_size);
   }
-
- private:
-  Chunk chunk_{};
-  std::int32_t first_[kLargestGroup];
-};
+  return out;
+}
 
 // The weights of one output channel for a word of counts.
 template <class Isa>
@@ -314,13 +313,36 @@ struct Bounds {
 // Smallest and largest sum of spikes of a channel, without the bias.
 inline Bounds SpikeBounds(const Sources& both, std::int64_t channel) {
   Bounds bounds{0, 0};
-  ForEachNibble(both, channel, [&bounds](const NibbleWeights& weights, std::int64_t) {
-    for (const std::int32_t w : weights.value) (w < 0 ? bounds.lo : bounds.hi) += w;
-  });
+  for (const Source& source : both.source) {
+    for (std::int64_t row = 0; row < source.kernel_height; ++row) {
+      ForEachNibble(source, channel, row, [&bounds](const NibbleWeights& weights, std::int64_t) {
+        bounds.lo += weights.Smallest();
+        bounds.hi += weights.Magnitude() + weights.Smallest();
+      });
+    }
+  }
   return bounds;
 }
 
-// Writes the program of a channel to `out` and returns where it ends.
+// Writes the chunks of a channel to `out` and returns where they end.
+inline std::uint8_t* PackChunks(const Sources& both, std::int64_t channel, std::uint8_t* out,
+                                Item* memory, std::int32_t* chunks) {
+  std::int32_t window_row = 0;
+  for (const Source& source : both.source) {
+    for (std::int64_t row = 0; row < source.kernel_height; ++row, ++window_row) {
+      const std::int32_t group_size = BestGroupSize(source, channel, row, memory);
+      Items items(source, channel, row, memory);
+      for (; !items.Empty(); ++*chunks) {
+        auto* chunk = reinterpret_cast<Chunk*>(out);
+        *chunk = {window_row, group_size, 0, 0};
+        out = WriteGroups(items, chunk);
+      }
+    }
+  }
+  return out;
+}
+
+// Writes all there is of a channel; its chunks to `out`. Returns where they end.
 template <class Isa>
 std::uint8_t* PackChannel(const QconvLifLayer& layer, const Sources& both, const Packed& p,
                           std::int64_t channel, void* packed, std::uint8_t* out, Item* memory) {
@@ -328,23 +350,13 @@ std::uint8_t* PackChannel(const QconvLifLayer& layer, const Sources& both, const
   const Bounds bounds = SpikeBounds(both, channel);
   const std::int32_t bias = layer.bias[channel];
   const std::int32_t subtracted = PackCounts<Isa>(both.source[0], p, channel, packed);
-  // The offsets of the tables add up to -bounds.lo. Sums wrap around.
-  c.start = static_cast<std::uint32_t>(bias) + static_cast<std::uint32_t>(bounds.lo) +
-            static_cast<std::uint32_t>(subtracted);
-  c.program = out - static_cast<std::uint8_t*>(packed);
-  c.chunks = 0;
-  c.unused = 0;
-  Items items(both, channel, memory);
-  do {
-    ChunkWriter writer;
-    for (std::int32_t i = 0; i < kChunkGroups && !items.Empty(); ++i) writer.AddGroup(items);
-    out = writer.Write(items, out);
-    ++c.chunks;
-  } while (!items.Empty());
+  // Sums wrap around.
+  c = {out - static_cast<std::uint8_t*>(packed), 0,
+       static_cast<std::uint32_t>(bias) + static_cast<std::uint32_t>(subtracted), 0, 0};
   const bool fits = bias + bounds.lo >= MembraneLimits<std::int16_t>::kLo &&
                     bias + bounds.hi <= MembraneLimits<std::int16_t>::kHi;
-  c.wide = !fits || c.chunks > 1 || !both.source[0].spikes;
-  return out;
+  c.wide = !fits || !both.source[0].spikes;
+  return PackChunks(both, channel, out, memory, &c.chunks);
 }
 
 template <class Mem>
@@ -374,16 +386,21 @@ inline void PackOccupancies(const Sources& both, const Packed& p, void* packed) 
 
 struct ProgramSize {
   std::int64_t bytes;      // of all channels
-  std::int64_t max_items;  // of one channel
+  std::int64_t max_items;  // of one kernel row
 };
 
 inline ProgramSize ProgramSizeOf(const QconvLifLayer& layer, const Sources& both) {
   ProgramSize size{0, 0};
   for (std::int64_t channel = 0; channel < layer.shape.out_channels; ++channel) {
-    const std::int64_t items = ItemsOf(both, channel);
-    // No chunk but the last has fewer than kChunkGroups items.
-    size.bytes += ChunkBytes(items) + items / kChunkGroups * ChunkBytes(kNibbleChannels);
-    if (items > size.max_items) size.max_items = items;
+    for (const Source& source : both.source) {
+      for (std::int64_t row = 0; row < source.kernel_height; ++row) {
+        const std::int64_t items = ItemsOf(source, channel, row);
+        // Groups of one take this much, and larger ones are used only where they take no more.
+        size.bytes += items * GroupBytes(1);
+        size.bytes += (items / kChunkGroups + 1) * static_cast<std::int64_t>(sizeof(Chunk));
+        if (items > size.max_items) size.max_items = items;
+      }
+    }
   }
   return size;
 }

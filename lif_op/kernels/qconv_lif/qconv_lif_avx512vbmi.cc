@@ -3,7 +3,8 @@
 //
 // A block is sixteen neighbouring pixels of a row. Its sums are computed channel by channel, joined
 // to pairs of 16 bits and transposed, so that the neuron finds the channels of a pixel side by
-// side. A block with no spike in reach has the bias for its sums.
+// side. A block with no spike in reach has the bias for its sums, and one with very few adds the
+// weights of each to it.
 #include <immintrin.h>
 
 #include "kernels/qconv_lif/neuron_avx512.h"
@@ -18,6 +19,10 @@ namespace {
 // The tables of a tile of channels are used for a whole row before those of the next, and should
 // stay in the first-level cache.
 constexpr std::int64_t kTileBytes = 40 * 1024;
+// Up to so many spikes in reach of a block, adding the weights of each takes less time than looking
+// up. More of them cost too many mispredicted branches.
+constexpr std::int64_t kFewSpikes = 6;
+constexpr std::uint8_t kEvents = 4;  // in Scratch::reaches
 constexpr std::int64_t kPairs = kWordBits / 2;
 
 std::int64_t TileChannels(const Inputs& inputs) {
@@ -46,7 +51,16 @@ struct Task {
 
 inline __m512i LookUp(__m512i sums, __m512i index, const std::uint8_t* table) {
   const __m512i found = _mm512_permutexvar_epi8(index, _mm512_load_si512(table));
-  return _mm512_dpbusd_epi32(sums, found, _mm512_set1_epi8(1));
+  sums = _mm512_dpbusd_epi32(sums, found, _mm512_set1_epi8(1));
+  asm volatile("" : "+v"(sums));  // kept in this order, eight sums leave few registers
+  return sums;
+}
+
+// From memory: through a general register it would take the port that looks up.
+inline __m512i Broadcast(const std::int32_t* value) {
+  __m512i all;
+  asm("vpbroadcastd %1, %0" : "=v"(all) : "m"(*value));
+  return all;
 }
 
 inline __m512i IndexAt(const Task& task, std::int64_t step) {
@@ -62,15 +76,15 @@ void AddSteps(const Task& task) {
   const std::uint8_t* table = task.tables;
   for (std::int64_t g = 0; g < task.groups; ++g) {
     __m512i sums[kGroup];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < kGroup; ++i) {
       const std::int64_t channel = g * kGroup + i;
-      sums[i] = kFirst ? _mm512_set1_epi32(task.start[channel])
-                       : _mm512_load_si512(task.sums[channel].pixel);
+      sums[i] =
+          kFirst ? Broadcast(task.start + channel) : _mm512_load_si512(task.sums[channel].pixel);
     }
 #pragma GCC unroll 18
     for (int s = 0; s < kSteps; ++s) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int i = 0; i < kGroup; ++i) {
         sums[i] = LookUp(sums[i], index[s], table + (s * kGroup + i) * kStepBytes);
       }
@@ -78,12 +92,12 @@ void AddSteps(const Task& task) {
     for (std::int32_t extra = task.extra_begin[g]; extra < task.extra_begin[g + 1]; ++extra) {
       const __m512i again = IndexAt(task, task.extra_steps[extra]);
       const std::uint8_t* extra_table = task.extra_tables + extra * kGroupStepBytes;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int i = 0; i < kGroup; ++i) {
         sums[i] = LookUp(sums[i], again, extra_table + i * kStepBytes);
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < kGroup; ++i) {
       _mm512_store_si512(task.sums[g * kGroup + i].pixel, sums[i]);
     }
@@ -170,13 +184,25 @@ class Layer {
       at = scratch_.ring[i].Locate(at);
     }
     for (std::int64_t block = 0; block < BlocksIn(args_.layer.shape.out_width); ++block) {
-      unsigned reaches = 0;
-      for (int i = 0; i < 2; ++i) {
-        if (inputs_.input[i].Steps() == 0) continue;
-        reaches |= scratch_.ring[i].Reaches(block) ? 1u << i : 0u;
-      }
-      scratch_.reaches[block] = static_cast<std::uint8_t>(reaches);
+      scratch_.reaches[block] = static_cast<std::uint8_t>(Reaches(block));
     }
+  }
+
+  unsigned Reaches(std::int64_t block) const {
+    unsigned reaches = 0;
+    std::int64_t active = 0;
+    for (int i = 0; i < 2; ++i) {
+      if (inputs_.input[i].Steps() == 0) continue;
+      const std::int64_t pixels = scratch_.ring[i].ActiveIn(block);
+      reaches |= pixels > 0 ? 1u << i : 0u;
+      active += pixels;
+    }
+    if (active == 0 || active > kFewSpikes || !packed_.settings->events) return reaches;
+    std::int64_t spikes = 0;
+    for (int i = 0; i < 2; ++i) {
+      if ((reaches >> i & 1) != 0) spikes += scratch_.ring[i].SpikesIn(block);
+    }
+    return spikes <= kFewSpikes ? reaches | kEvents : reaches;
   }
 
   // Thirty-two channels of a row.
@@ -186,7 +212,10 @@ class Layer {
       const bool last = first + tile_ == kWordBits;
       for (std::int64_t block = 0; block < blocks; ++block) {
         Sums* pairs = scratch_.pairs + (tile_ == kWordBits ? 0 : block * kPairs);
-        if (scratch_.reaches[block] != 0) {
+        if ((scratch_.reaches[block] & kEvents) != 0) {
+          if (last) FireEvents(item, word, block);
+        } else if (scratch_.reaches[block] != 0) {
+          if (last) Prefetch(item, block);
           Convolve(block, word * kWordBits + first);
           Join(pairs + first / 2);
           if (last) FireSums(item, word, block, pairs);
@@ -194,6 +223,19 @@ class Layer {
           FireSilent(item, word, block);
         }
       }
+    }
+  }
+
+  // Membranes come from beyond the second-level cache: asks for those of a block while its sums are
+  // computed.
+  void Prefetch(std::int64_t item, std::int64_t block) const {
+    const std::int64_t width = args_.layer.shape.out_width;
+    const std::int64_t channels = args_.layer.shape.out_channels;
+    const std::int64_t count = Min(kBlock, width - block * kBlock);
+    const Mem* mem = args_.mem + (item * width + block * kBlock) * channels;
+    constexpr std::int64_t kLine = 64 / sizeof(Mem);
+    for (std::int64_t i = 0; i < count * channels; i += kLine) {
+      _mm_prefetch(reinterpret_cast<const char*>(mem + i), _MM_HINT_T0);
     }
   }
 
@@ -266,6 +308,48 @@ class Layer {
     for (int i = 0; i < kBlock; ++i) v[i] = _mm512_load_si512(pairs[i].pixel);
     Transpose16(v);
     Fire(item, word, block, [&](std::int64_t i) { return Current(v[i]); });
+  }
+
+  // Adds the weights of the spikes of one input, column by column: spikes of a column reach the
+  // sums of kEventWidth pixels.
+  void AddEvents(int input, std::int64_t word, std::int64_t block, __m512i* sums) const {
+    const RowRing& ring = scratch_.ring[input];
+    const Input& in = inputs_.input[input];
+    const std::int16_t* first = packed_.Events(inputs_, word, input);
+    std::uint32_t columns = 0;
+    for (std::int64_t u = 0; u < in.kernel_height; ++u) columns |= ring.ActiveColumns(block, u);
+    for (; columns != 0; columns &= columns - 1) {
+      const std::int64_t column = __builtin_ctz(columns);
+      __m512i left = sums[column];
+      __m512i middle = sums[column + 1];
+      __m512i right = sums[column + 2];
+      const std::int16_t* weight = first;
+      for (std::int64_t i = 0; i < in.kernel_height * in.words; ++i) {
+        std::uint32_t spikes = ring.Word(i / in.words, i % in.words, block * kBlock + column);
+        for (; spikes != 0; spikes &= spikes - 1) {
+          const std::int16_t* w = weight + __builtin_ctz(spikes) * kEventWidth * kWordBits;
+          right = _mm512_add_epi16(right, _mm512_load_si512(w));
+          middle = _mm512_add_epi16(middle, _mm512_load_si512(w + kWordBits));
+          left = _mm512_add_epi16(left, _mm512_load_si512(w + 2 * kWordBits));
+        }
+        weight += kWordBits * kEventWidth * kWordBits;
+      }
+      sums[column] = left;
+      sums[column + 1] = middle;
+      sums[column + 2] = right;
+    }
+  }
+
+  void FireEvents(std::int64_t item, std::int64_t word, std::int64_t block) const {
+    Prefetch(item, block);
+    // Of the pixels of the block, and of their neighbours on both sides, which are not used.
+    __m512i sums[kBlock + 2 * (kEventWidth - 1)];
+    const __m512i silent = _mm512_load_si512(packed_.silent + word * kWordBits);
+    for (__m512i& sum : sums) sum = silent;
+    for (int i = 0; i < 2; ++i) {
+      if ((scratch_.reaches[block] >> i & 1) != 0) AddEvents(i, word, block, sums);
+    }
+    Fire(item, word, block, [&](std::int64_t i) { return Current(sums[kEventWidth - 1 + i]); });
   }
 
   void FireSilent(std::int64_t item, std::int64_t word, std::int64_t block) const {

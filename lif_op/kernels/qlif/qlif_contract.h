@@ -23,6 +23,11 @@ void Qlif(const QlifArgs<std::int16_t>& args, Range range);
 void Qlif(const QlifArgs<std::int8_t>& args, Range range);
 }  // namespace avx512vnni
 
+namespace neon {
+void Qlif(const QlifArgs<std::int16_t>& args, Range range);
+void Qlif(const QlifArgs<std::int8_t>& args, Range range);
+}  // namespace neon
+
 template <class Mem>
 struct MembraneLimits {
   static constexpr std::int32_t kHi = (1 << (8 * sizeof(Mem) - 1)) - 1;

@@ -45,7 +45,9 @@ def stripped(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_bodies_come_back_as_the_library_spells_them(active_network: Make) -> None:
-    model = integer_model(quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False))
+    model = integer_model(
+        quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False), fused=False
+    )
     again, changes = apply(stripped(model), "attach_functions")
     assert changes == 2
     own = {body.name: canonical_body(body) for body in model.functions}
@@ -80,7 +82,7 @@ def test_the_bound_is_two_to_the_24_exactly(
     """Counts reach 127 and spikes 1, side by side in one convolution of a recurrent layer."""
     monkeypatch.setitem(TOPOLOGIES, "recurrent from the start", (("head", True),))
     spec = quantize(active_network(name, channels=4))
-    model = integer_model(spec, Dims(RESOLUTION, False))
+    model = integer_model(spec, Dims(RESOLUTION, False), fused=False)
     spec_of = next((entry for entry in spec.layers if entry.name == layer), None)
     conv, recurrent = (spec.head, None) if spec_of is None else (spec_of.conv, spec_of.weight_rec)
     sums = conv.x_max * np.abs(conv.weight.astype(np.int64)).sum(axis=(1, 2, 3))
@@ -99,7 +101,7 @@ def test_the_bound_is_two_to_the_24_exactly(
         layers = tuple(entry if old is spec_of else old for old in spec.layers)
         changed = replace(spec, layers=layers)
     assert changed.exact_in_float32() == (not over)
-    again = integer_model(changed, Dims(RESOLUTION, False))
+    again = integer_model(changed, Dims(RESOLUTION, False), fused=False)
     assert is_strict(again, "QConv") == bool(over)
 
 
@@ -107,7 +109,9 @@ def test_the_bound_is_two_to_the_24_exactly(
 def test_a_fused_op_is_strict_by_itself(over: int, active_network: Make) -> None:
     """Packed spikes are words whose bits are summed; another op's bound does not matter."""
     spec = quantize(active_network("LIFFireNet_short", channels=4))
-    model, _ = run_passes(integer_model(spec, Dims(RESOLUTION, False)), [FuseConvLif()])
+    model, _ = run_passes(
+        integer_model(spec, Dims(RESOLUTION, False), fused=False), [FuseConvLif()]
+    )
     layer = next(entry for entry in spec.layers if entry.weight_rec is not None)
     assert layer.weight_rec is not None and layer.conv.x_max == 1
     sums = sum(
@@ -140,7 +144,7 @@ def test_bytes_of_unknown_origin_reach_255() -> None:
 
 def test_a_body_that_became_inexact_is_replaced(active_network: Make) -> None:
     spec = quantize(active_network("LIFFireNet_short", channels=4))
-    model = integer_model(spec, Dims(RESOLUTION, False))
+    model = integer_model(spec, Dims(RESOLUTION, False), fused=False)
     bodies = list(model.functions)
     model = replaced(model, "head.bias", np.full(4, 2**24, np.int32))
     model.functions.extend(bodies)
@@ -150,14 +154,18 @@ def test_a_body_that_became_inexact_is_replaced(active_network: Make) -> None:
 
 
 def test_a_body_that_nothing_calls_goes(active_network: Make) -> None:
-    model = integer_model(quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False))
+    model = integer_model(
+        quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False), fused=False
+    )
     model.functions.append(lif_op.spec.function("LIF"))
     found, changes = apply(model, "attach_functions")
     assert changes == 1 and {body.name for body in found.functions} == {"QConv", "QLIF"}
 
 
 def test_a_computed_weight_is_refused(active_network: Make) -> None:
-    model = integer_model(quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False))
+    model = integer_model(
+        quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False), fused=False
+    )
     (tensor,) = (t for t in model.graph.initializer if t.name == "R1a.bias")
     model.graph.initializer.remove(tensor)
     model.graph.input.append(onnx.helper.make_tensor_value_info("R1a.bias", 6, list(tensor.dims)))

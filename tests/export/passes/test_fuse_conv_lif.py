@@ -32,7 +32,7 @@ Make = Callable[..., Any]
 
 
 def fused(spec: Any, *, free: bool = False) -> onnx.ModelProto:
-    model = integer_model(spec, Dims(RESOLUTION, free))
+    model = integer_model(spec, Dims(RESOLUTION, free), fused=False)
     return run_passes(model, [FuseConvLif(), AttachFunctions()])[0]
 
 
@@ -79,7 +79,7 @@ def test_the_network_is_the_same(
 
 def test_its_parts(sources: Any, tmp_path: Path) -> None:
     model = fused(sources.spec)
-    counts = {"QConvLIF": 5, "QConvLIFRec": 2, "UnpackSpikes": 1, "QConv": 1}
+    counts = {"QConvLIF": 5, "QConvLIFRec": 2, "QConv": 1}
     assert graphs.types(model) == {**counts, "DequantizeLinear": 1, "Tanh": 1}
     artifact = load_model(write_model(model, tmp_path / "f.onnx")).artifact
     assert artifact.kind == "int8"
@@ -93,14 +93,16 @@ def test_its_parts(sources: Any, tmp_path: Path) -> None:
 def test_parity_across_layouts(active_network: Make, moving_counts: Make, tmp_path: Path) -> None:
     """A fused file equals the plain one; a changed threshold is found where it is."""
     spec = quantize(active_network("LIFFireNet_short", channels=34))
-    plain = write_model(integer_model(spec, Dims(RESOLUTION, True)), tmp_path / "plain.onnx")
+    plain = write_model(
+        integer_model(spec, Dims(RESOLUTION, True), fused=False), tmp_path / "plain.onnx"
+    )
     model = fused(spec, free=True)
     path = write_model(model, tmp_path / "fused.onnx")
     steps = [(events, events) for events in moving_counts(12, RESOLUTION)]
     sessions = [StatefulSession(p, resolution=RESOLUTION) for p in (plain, path)]
     result = compare(*sessions, steps)
     assert result.equal and not result.silent_layers
-    wrong = integer_model(spec, Dims(RESOLUTION, True))
+    wrong = integer_model(spec, Dims(RESOLUTION, True), fused=False)
     (tensor,) = (t for t in wrong.graph.initializer if t.name == "R1a.bias")
     values = onnx.numpy_helper.to_array(tensor).copy()
     values[33] += 40
@@ -167,7 +169,7 @@ def test_the_sum_of_two_convolutions_fuses_too() -> None:
 
 
 def test_an_accumulator_with_another_reader_stays(sources: Any) -> None:
-    model = integer_model(sources.spec, Dims(RESOLUTION, False))
+    model = integer_model(sources.spec, Dims(RESOLUTION, False), fused=False)
     (acc,) = (node.input[0] for node in model.graph.node if node.name == "head.QLIF")
     model.graph.output.append(graphs.Layer.info(acc, onnx.TensorProto.INT32, 8))
     del model.graph.output[-1].type.tensor_type.shape.dim[:]
@@ -176,7 +178,7 @@ def test_an_accumulator_with_another_reader_stays(sources: Any) -> None:
         model.graph.output[2].type.tensor_type.shape.dim
     )
     after, (report,) = run_passes(model, [FuseConvLif()])
-    assert report.changes == 6
+    assert report.changes == 7  # six layers and the flow head
     assert graphs.types(after)["QLIF"] == 1
 
 

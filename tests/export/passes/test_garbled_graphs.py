@@ -75,7 +75,7 @@ def quantized_graph() -> onnx.ModelProto:
 @pytest.fixture(scope="module")
 def models(active_network: Callable[..., Any]) -> Models:
     spec, dims = quantize(active_network("LIFFireNet_short", channels=3)), Dims((6, 7), False)
-    integer = integer_model(spec, dims)
+    integer = integer_model(spec, dims, fused=False)
     return {
         "source": source_model(spec, dims),
         "integer": integer,
@@ -119,8 +119,8 @@ def attributes_of_every_op(models: Models) -> list[tuple[onnx.ModelProto, str, s
 def test_a_missing_attribute_is_refused_by_the_node_s_name(models: Models, name: str) -> None:
     cases = attributes_of_every_op(models)
     ops = {node.op_type for m in models.values() for node in m.graph.node if node.domain == "snn"}
-    assert ops == {"LIF", "QLIF", "QConv", "QConvLIF", "QConvLIFRec", "UnpackSpikes"}
-    assert len(cases) == 1 + 2 + 2 + 4 + 4 + 1
+    assert ops == {"LIF", "QLIF", "QConv", "QConvLIF", "QConvLIFRec"}
+    assert len(cases) == 1 + 2 + 2 + 4 + 4
     for source, node_name, attribute in cases:
         model = onnx.ModelProto()
         model.CopyFrom(source)

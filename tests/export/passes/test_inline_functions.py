@@ -156,7 +156,7 @@ def test_inlined_integers_are_equal_everywhere(
 ) -> None:
     """ONNX Runtime, the reference evaluator and OpenVINO on standard operators alone."""
     network = active_network("LIFFireNet_short", channels=5, reset=reset)
-    model = integer_model(quantize(network, options), Dims(RESOLUTION, free))
+    model = integer_model(quantize(network, options), Dims(RESOLUTION, free), fused=False)
     inlined, changes = apply(model, "inline_functions")
     assert changes == 2 and not inlined.functions
     assert not any(node.domain for node in inlined.graph.node)
@@ -178,7 +178,9 @@ def test_inlined_integers_are_equal_everywhere(
 
 
 def test_inlining_twice_changes_nothing(active_network: Make) -> None:
-    model = integer_model(quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False))
+    model = integer_model(
+        quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False), fused=False
+    )
     once, _ = apply(model, "inline_functions")
     twice, changes = apply(once, "inline_functions")
     assert changes == 0
@@ -197,7 +199,9 @@ def test_float_neurons_inline_too(active_network: Make, moving_counts: Make) -> 
 
 
 def test_a_foreign_domain_without_body_is_refused_by_name(active_network: Make) -> None:
-    model = integer_model(quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False))
+    model = integer_model(
+        quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False), fused=False
+    )
     model.graph.node.append(
         onnx.helper.make_node("Theirs", ["flow"], ["more"], "odd", domain="else")
     )
@@ -208,7 +212,9 @@ def test_a_foreign_domain_without_body_is_refused_by_name(active_network: Make) 
 
 
 def test_a_body_for_another_opset_is_refused(active_network: Make) -> None:
-    model = integer_model(quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False))
+    model = integer_model(
+        quantize(active_network("LIFFireNet_short")), Dims(RESOLUTION, False), fused=False
+    )
     model.functions[0].opset_import[0].version = 20
     with pytest.raises(ExportError, match="imports version 20 whereas model imports version 21"):
         apply(model, "inline_functions")

@@ -51,7 +51,7 @@ def test_equals_the_integer_network(
     options: QuantOptions, reset: str, make_sources: Any, moving_counts: Counts
 ) -> None:
     sources = make_sources("LIFFireNet", options, channels=4, reset=reset)
-    model = rewritten(sources.graph("int8"))
+    model = rewritten(sources.graph("separate"))
     operators = {"Concat", "Conv", "RequantShift", "QLif"}
     assert {node.op_type for node in model.graph.node} == operators
     assert not any(t.data_type == TensorProto.FLOAT for t in model.graph.initializer)
@@ -78,7 +78,7 @@ def test_large_biases_survive_the_generic_target(make_sources: Any, moving_count
     sources = make_sources("LIFFireFlowNet", QuantOptions(8, 16, 0), channels=4)
     for layer in sources.spec.layers:
         layer.conv.bias[1] = -1701
-    model = rewritten(sources.graph("int8"))
+    model = rewritten(sources.graph("separate"))
     arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     for name, mul in arrays.items():
         if name.endswith(".mul") and not name.startswith("pred"):
@@ -93,7 +93,7 @@ def test_large_biases_survive_the_generic_target(make_sources: Any, moving_count
 
 def test_idempotent_and_leaves_the_rest_alone(make_sources: Any) -> None:
     sources = make_sources("LIFFireFlowNet", channels=4)
-    once = rewritten(sources.graph("int8"))
+    once = rewritten(sources.graph("separate"))
     again, reports = run_passes(once, [RequantShift()])
     assert reports[0].changes == 0 and again == once
     untouched, reports = run_passes(sources.graph("float"), [RequantShift()])
@@ -103,8 +103,8 @@ def test_idempotent_and_leaves_the_rest_alone(make_sources: Any) -> None:
 def test_refusals_name_the_neuron(make_sources: Any) -> None:
     positive = make_sources("LIFFireFlowNet", QuantOptions(7, 16, 2), channels=4)
     with pytest.raises(PassError, match=r"'head\.QLIF'.*frac_bits 2 .*--frac-bits 0 or less"):
-        rewritten(positive.graph("int8"))
-    shown = make_sources("LIFFireFlowNet", channels=4).graph("int8")
+        rewritten(positive.graph("separate"))
+    shown = make_sources("LIFFireFlowNet", channels=4).graph("separate")
     shape = (1, 4, 18, 26)
     shown.graph.output.append(
         helper.make_tensor_value_info("G1.conv.acc", TensorProto.INT32, shape)
@@ -117,7 +117,7 @@ def test_a_sum_beyond_32_bits_is_refused(make_sources: Any) -> None:
     sources = make_sources("LIFFireFlowNet", QuantOptions(7, 16, 0), channels=4)
     sources.spec.layers[1].conv.bias[:] = 2**30
     with pytest.raises(PassError, match=r"acc \* mul \+ add can reach \d+, beyond int32"):
-        rewritten(sources.graph("int8"))
+        rewritten(sources.graph("separate"))
     with pytest.raises(ExportError, match="does not fit int32"):
         requant_shift(
             np.array([2**30]), np.array(2), np.array(1), div=1, n_levels=2**16, signed=True
@@ -178,7 +178,7 @@ def test_the_folder_holds_what_the_frontend_reads(
     make_sources: Any, moving_counts: Counts, tmp_path: Path
 ) -> None:
     sources = make_sources("LIFFireFlowNet", QuantOptions(7, 8), channels=4)
-    model = rewritten(sources.graph("int8"))
+    model = rewritten(sources.graph("separate"))
     events = moving_counts(1, (18, 26))[0].astype(np.int8)
     bundle = write_bundle(
         model, tmp_path / "model.deeploy", zero_inputs(model) | {"events": events}
@@ -196,4 +196,4 @@ def test_the_folder_holds_what_the_frontend_reads(
     for k, value in enumerate(run_dialect(network, stored_inputs).values()):
         np.testing.assert_array_equal(stored[f"output_{k}"], value)
     with pytest.raises(ExportError, match=r"'events' leaves a size free.*--resolution"):
-        write_bundle(rewritten(sources.graph("int8", free=True)), tmp_path / "free", {})
+        write_bundle(rewritten(sources.graph("separate", free=True)), tmp_path / "free", {})
