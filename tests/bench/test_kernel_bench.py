@@ -77,7 +77,7 @@ def test_a_function_body_is_not_timed(library: None, monkeypatch: Any) -> None:
     """Without the library's kernels nothing is timed, and the reason is told."""
     monkeypatch.setattr(lif_op, "register", lambda options: None)
     case = next(case for case in cases(SETTING) if case.op == "QLIF")
-    result = kernels.measure(case, ["scalar"], 100, turns=1, quiet=True)
+    result = kernels.measure(case, ["scalar"], peaks.peaks(), 100, turns=1, quiet=True)
     assert result["rows"] == [] and "function body" in result["problem"]
 
 

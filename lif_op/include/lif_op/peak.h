@@ -18,7 +18,7 @@ struct Peak {
 };
 
 // Those that this CPU can run, slowest first.
-std::vector<Peak> PeaksHere();
+const std::vector<Peak>& PeaksHere();
 
 // Reads, changes and writes `count` membranes, as a layer does with its state in every step, with
 // the widest vectors this CPU has.

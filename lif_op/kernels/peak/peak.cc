@@ -19,9 +19,7 @@ bool Runs(Target target) {
 bool HasFma() { return Runs(Target::kAvx2) && __builtin_cpu_supports("fma") != 0; }
 #endif
 
-}  // namespace
-
-std::vector<Peak> PeaksHere() {
+std::vector<Peak> FindPeaks() {
   std::vector<Peak> peaks{
       {"imul, add", "scalar", "int32", scalar::kIntegerMacs, scalar::IntegerPeak}};
 #ifdef LIF_OP_X86
@@ -54,12 +52,27 @@ std::vector<Peak> PeaksHere() {
   return peaks;
 }
 
-void StreamMembranes(std::int16_t* mem, std::int64_t count) {
+using StreamFunction = void (*)(std::int16_t* mem, std::int64_t count);
+
+StreamFunction FindStream() {
 #ifdef LIF_OP_X86
-  if (Runs(Target::kAvx512Vnni)) return avx512vnni::Stream(mem, count);
-  if (Runs(Target::kAvx2)) return avx2::Stream(mem, count);
+  if (Runs(Target::kAvx512Vnni)) return avx512vnni::Stream;
+  if (Runs(Target::kAvx2)) return avx2::Stream;
 #endif
-  scalar::Stream(mem, count);
+  return scalar::Stream;
+}
+
+}  // namespace
+
+// Both are found once: asking a virtual processor what it can do takes longer than a short loop.
+const std::vector<Peak>& PeaksHere() {
+  static const std::vector<Peak> peaks = FindPeaks();
+  return peaks;
+}
+
+void StreamMembranes(std::int16_t* mem, std::int64_t count) {
+  static const StreamFunction stream = FindStream();
+  stream(mem, count);
 }
 
 }  // namespace lif_op

@@ -12,7 +12,7 @@ namespace lif_op {
 namespace {
 
 void TestPeaks() {
-  const std::vector<Peak> peaks = PeaksHere();
+  const std::vector<Peak>& peaks = PeaksHere();
   CHECK(!peaks.empty() && peaks.front().target == std::string("scalar"), "scalar is always there");
   for (const Peak& peak : peaks) {
     CHECK(peak.macs > 0, peak.instruction);
