@@ -365,10 +365,31 @@ class Layer {
   const std::int64_t tile_;  // channels
 };
 
+// Whether few steps need extras. With as many as wide 8-bit weights need, multiplying takes less
+// time. Asked in every time step, and so only looks at the size of the weights.
+bool FewExtras(const QconvLifLayer& layer) {
+  constexpr std::int32_t kNeverExtra = kByteMax / 4;
+  constexpr std::int64_t kMeanOfFew = 40;
+  std::int32_t largest = 0;
+  std::int64_t sum = 0;
+  std::int64_t weights = 0;
+  for (const Input& input : InputsOf(layer).input) {
+    const std::int64_t count =
+        layer.shape.out_channels * input.channels * input.kernel_height * input.kernel_width;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int32_t size = input.weight[i] < 0 ? -input.weight[i] : input.weight[i];
+      largest = size > largest ? size : largest;
+      sum += size;
+    }
+    weights += count;
+  }
+  return largest <= kNeverExtra || sum <= kMeanOfFew * weights;
+}
+
 template <class Mem>
 bool Supports(const QconvLifLayer& layer) {
   return layer.packed_x && layer.shape.stride_height == 1 && layer.shape.stride_width == 1 &&
-         ThresholdsFit<Mem>(layer.threshold, layer.shape.out_channels);
+         ThresholdsFit<Mem>(layer.threshold, layer.shape.out_channels) && FewExtras(layer);
 }
 
 std::size_t ScratchBytes(const QconvLifLayer& layer) {
