@@ -29,7 +29,8 @@ DEVELOPER := -G Ninja -DSPIKEDEPLOY_DEVELOPER=ON -DSPIKEDEPLOY_BUILD_TESTS=ON
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-long lint test-python test-cpp test-install sanitize format clean
+.PHONY: help demo test test-long lint test-python test-cpp build-cpp test-emulated test-install \
+    sanitize format clean
 
 help:
 	@echo 'make demo          install, quantize the shipped network, run it, show the table'
@@ -38,6 +39,7 @@ help:
 	@echo 'make lint          ruff, clang-format, mypy, import rules'
 	@echo 'make test-python   pytest without the long tests; PYTEST_ARGS="tests/runtime -x"'
 	@echo 'make test-cpp      C++ tests, every warning an error'
+	@echo 'make test-emulated C++ tests on older x86 and on Arm processors, in QEMU'
 	@echo 'make test-install  the wheel in an empty environment, and the oldest ONNX Runtime'
 	@echo 'make sanitize      C++ tests under the address and undefined-behaviour sanitizers'
 	@echo 'make format        format Python and C++'
@@ -66,13 +68,26 @@ test-python: $(VENV)/.test
 test-install: $(VENV)/.test
 	$(PY) -m pytest -m long tests/packaging tests/lif_op/test_oldest_runtime.py
 
-test-cpp: $(VENV)/.test
+test-cpp: build-cpp
+	$(CTEST) --test-dir build/developer
+
+build-cpp: $(VENV)/.test
 	$(CMAKE) -S . -B build/developer $(DEVELOPER) -DSPIKEDEPLOY_BUILD_BENCH=ON \
 	  -DSPIKEDEPLOY_BUILD_PYTHON=ON -DPython_EXECUTABLE="$(abspath $(PY))" \
 	  -DPython_INCLUDE_DIR=$(HEADERS) \
 	  -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
 	$(CMAKE) --build build/developer
-	$(CTEST) --test-dir build/developer
+
+test-emulated: build-cpp
+	$(call need,test "$$(uname -m)" = x86_64,make test-emulated needs an x86-64 machine; \
+	  on others run make test-cpp)
+	$(call need,command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64 && \
+	  command -v qemu-x86_64,no compiler for Arm or no QEMU; \
+	  on Debian: apt install g++-aarch64-linux-gnu qemu-user)
+	$(CMAKE) -S . -B build/aarch64 $(DEVELOPER) --toolchain cmake/aarch64-linux-gnu.cmake
+	$(CMAKE) --build build/aarch64
+	$(CTEST) --test-dir build/aarch64 -R isolation
+	sh lif_op/kernels/emulated_test.sh build/developer/lif_op build/aarch64/lif_op
 
 sanitize: $(VENV)/.test
 	$(CMAKE) -S . -B build/sanitize $(DEVELOPER) -DSPIKEDEPLOY_SANITIZE=address,undefined

@@ -245,13 +245,12 @@ def find_profile(name: str) -> Profile:
     """The profile of that name.
 
     Raises:
-        ProfileError: there is none; the nearest name is given.
+        ProfileError: there is none; a name that is close to it is given.
     """
     if name not in PROFILES:
-        near = difflib.get_close_matches(name, PROFILES, n=1, cutoff=0.0)
-        raise ProfileError(
-            f"no profile {name!r}; nearest is {near[0]!r}, --list-profiles shows all"
-        )
+        near = difflib.get_close_matches(name, PROFILES, n=1)
+        meant = f"nearest is {near[0]!r}, " if near else ""
+        raise ProfileError(f"no profile {name!r}; {meant}--list-profiles shows all")
     return PROFILES[name]
 
 

@@ -54,10 +54,12 @@ void TestRefused() {
 // Every target has a kernel of its own: for the float neuron, or for a layer of 32 channels.
 void TestDistinct() {
   const std::vector<std::int32_t> threshold(32, 1);
+  const std::vector<std::int8_t> weight(32 * 32 * 9, 1);
   QconvLifLayer layer{};
   layer.shape = {1, 32, 8, 8, 32, 8, 8, 3, 3, 1, 1, 1, 1};
   layer.packed_x = true;
   layer.threshold = threshold.data();
+  layer.weight = weight.data();
   const auto kernel = [&layer](Target target) { return &QconvLifFor<std::int16_t>(target, layer); };
   for (const Target a : SupportedTargets()) {
     for (const Target b : SupportedTargets()) {

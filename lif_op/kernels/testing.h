@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -66,6 +67,14 @@ class Random {
 
   std::uint64_t state_;
 };
+
+// Whether to run case number `index` of a test with many. LIF_OP_TEST_EVERY=n asks for one in n,
+// for processors that are emulated and slow.
+inline bool Selected(std::uint64_t index) {
+  static const char* const every = std::getenv("LIF_OP_TEST_EVERY");
+  const long n = every == nullptr ? 1 : std::atol(every);
+  return n <= 1 || index % static_cast<std::uint64_t>(n) == 0;
+}
 
 // Calls work(range) for 0..count in `parts` pieces, the last one first.
 template <class Work>

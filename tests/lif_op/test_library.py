@@ -37,7 +37,7 @@ def test_the_library_links_no_runtime() -> None:
 def test_targets() -> None:
     targets = lif_op.targets()
     assert targets[0] == "scalar"
-    assert set(targets) <= {"scalar", "avx2", "avx512vnni"}
+    assert set(targets) <= {"scalar", "avx2", "avx512vnni", "avx512vbmi", "amx", "neon", "neondot"}
 
 
 def test_the_fastest_target_is_active_unless_one_is_forced(

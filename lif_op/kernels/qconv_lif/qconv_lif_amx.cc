@@ -194,14 +194,21 @@ class Waiting {
 
   std::int64_t count() const { return out_.pixels - next_; }
 
-  __attribute__((always_inline)) void Advance(const Neuron32<Mem, kReset>& neuron,
+  __attribute__((always_inline)) void Advance(const Neuron32<Mem, kReset>& neurons,
                                               std::int64_t count) {
-    const std::int64_t end = Min(next_ + count, out_.pixels);
-    for (; next_ < end; ++next_) {
-      const __m512i even = _mm512_load_si512(sums_->value[0][next_]);
-      const __m512i odd = _mm512_load_si512(sums_->value[1][next_]);
-      out_.Advance(neuron, block_->neuron, neuron.CurrentOfPacked(even, odd), next_);
+    // Copies, which stores to the membranes cannot change in the eyes of the compiler.
+    const Neuron32<Mem, kReset> neuron = neurons;
+    const Output<Mem> out = out_;
+    const Sums* sums = sums_;
+    const std::int64_t end = Min(next_ + count, out.pixels);
+    if (next_ == end) return;
+    const NeuronLanes& lanes = block_->neuron;
+    for (std::int64_t p = next_; p < end; ++p) {
+      const __m512i even = _mm512_load_si512(sums->value[0][p]);
+      const __m512i odd = _mm512_load_si512(sums->value[1][p]);
+      out.Advance(neuron, lanes, neuron.CurrentOfPacked(even, odd), p);
     }
+    next_ = end;
   }
 
  private:
@@ -281,10 +288,11 @@ class Step {
     if (sees.Any()) return Multiply<1>(sees, column, block, out);
     // All the sums are the bias.
     const ChannelBlock& constants = BlocksIn(args_.packed)[block];
-    const __m512i current = neuron_.CurrentOfPacked(_mm512_load_si512(constants.bias[0]),
-                                                    _mm512_load_si512(constants.bias[1]));
+    const Neuron32<Mem, kReset> neuron = neuron_;
+    const __m512i current = neuron.CurrentOfPacked(_mm512_load_si512(constants.bias[0]),
+                                                   _mm512_load_si512(constants.bias[1]));
     for (std::int64_t p = 0; p < out.pixels; ++p) {
-      out.Advance(neuron_, constants.neuron, current, p);
+      out.Advance(neuron, constants.neuron, current, p);
     }
   }
 

@@ -3,7 +3,8 @@
 //
 // A block is sixteen neighbouring pixels of a row. Its sums are computed channel by channel, joined
 // to pairs of 16 bits and transposed, so that the neuron finds the channels of a pixel side by
-// side. A block with no spike in reach has the bias for its sums.
+// side. A block with no spike in reach has the bias for its sums, and one with very few adds the
+// weights of each to it.
 #include <immintrin.h>
 
 #include "kernels/qconv_lif/neuron_avx512.h"
@@ -18,6 +19,10 @@ namespace {
 // The tables of a tile of channels are used for a whole row before those of the next, and should
 // stay in the first-level cache.
 constexpr std::int64_t kTileBytes = 40 * 1024;
+// Up to so many spikes in reach of a block, adding the weights of each takes less time than looking
+// up. More of them cost too many mispredicted branches.
+constexpr std::int64_t kFewSpikes = 6;
+constexpr std::uint8_t kEvents = 4;  // in Scratch::reaches
 constexpr std::int64_t kPairs = kWordBits / 2;
 
 std::int64_t TileChannels(const Inputs& inputs) {
@@ -179,13 +184,25 @@ class Layer {
       at = scratch_.ring[i].Locate(at);
     }
     for (std::int64_t block = 0; block < BlocksIn(args_.layer.shape.out_width); ++block) {
-      unsigned reaches = 0;
-      for (int i = 0; i < 2; ++i) {
-        if (inputs_.input[i].Steps() == 0) continue;
-        reaches |= scratch_.ring[i].Reaches(block) ? 1u << i : 0u;
-      }
-      scratch_.reaches[block] = static_cast<std::uint8_t>(reaches);
+      scratch_.reaches[block] = static_cast<std::uint8_t>(Reaches(block));
     }
+  }
+
+  unsigned Reaches(std::int64_t block) const {
+    unsigned reaches = 0;
+    std::int64_t active = 0;
+    for (int i = 0; i < 2; ++i) {
+      if (inputs_.input[i].Steps() == 0) continue;
+      const std::int64_t pixels = scratch_.ring[i].ActiveIn(block);
+      reaches |= pixels > 0 ? 1u << i : 0u;
+      active += pixels;
+    }
+    if (active == 0 || active > kFewSpikes || !packed_.settings->events) return reaches;
+    std::int64_t spikes = 0;
+    for (int i = 0; i < 2; ++i) {
+      if ((reaches >> i & 1) != 0) spikes += scratch_.ring[i].SpikesIn(block);
+    }
+    return spikes <= kFewSpikes ? reaches | kEvents : reaches;
   }
 
   // Thirty-two channels of a row.
@@ -195,7 +212,9 @@ class Layer {
       const bool last = first + tile_ == kWordBits;
       for (std::int64_t block = 0; block < blocks; ++block) {
         Sums* pairs = scratch_.pairs + (tile_ == kWordBits ? 0 : block * kPairs);
-        if (scratch_.reaches[block] != 0) {
+        if ((scratch_.reaches[block] & kEvents) != 0) {
+          if (last) FireEvents(item, word, block);
+        } else if (scratch_.reaches[block] != 0) {
           if (last) Prefetch(item, block);
           Convolve(block, word * kWordBits + first);
           Join(pairs + first / 2);
@@ -291,6 +310,48 @@ class Layer {
     Fire(item, word, block, [&](std::int64_t i) { return Current(v[i]); });
   }
 
+  // Adds the weights of the spikes of one input, column by column: spikes of a column reach the
+  // sums of kEventWidth pixels.
+  void AddEvents(int input, std::int64_t word, std::int64_t block, __m512i* sums) const {
+    const RowRing& ring = scratch_.ring[input];
+    const Input& in = inputs_.input[input];
+    const std::int16_t* first = packed_.Events(inputs_, word, input);
+    std::uint32_t columns = 0;
+    for (std::int64_t u = 0; u < in.kernel_height; ++u) columns |= ring.ActiveColumns(block, u);
+    for (; columns != 0; columns &= columns - 1) {
+      const std::int64_t column = __builtin_ctz(columns);
+      __m512i left = sums[column];
+      __m512i middle = sums[column + 1];
+      __m512i right = sums[column + 2];
+      const std::int16_t* weight = first;
+      for (std::int64_t i = 0; i < in.kernel_height * in.words; ++i) {
+        std::uint32_t spikes = ring.Word(i / in.words, i % in.words, block * kBlock + column);
+        for (; spikes != 0; spikes &= spikes - 1) {
+          const std::int16_t* w = weight + __builtin_ctz(spikes) * kEventWidth * kWordBits;
+          right = _mm512_add_epi16(right, _mm512_load_si512(w));
+          middle = _mm512_add_epi16(middle, _mm512_load_si512(w + kWordBits));
+          left = _mm512_add_epi16(left, _mm512_load_si512(w + 2 * kWordBits));
+        }
+        weight += kWordBits * kEventWidth * kWordBits;
+      }
+      sums[column] = left;
+      sums[column + 1] = middle;
+      sums[column + 2] = right;
+    }
+  }
+
+  void FireEvents(std::int64_t item, std::int64_t word, std::int64_t block) const {
+    Prefetch(item, block);
+    // Of the pixels of the block, and of their neighbours on both sides, which are not used.
+    __m512i sums[kBlock + 2 * (kEventWidth - 1)];
+    const __m512i silent = _mm512_load_si512(packed_.silent + word * kWordBits);
+    for (__m512i& sum : sums) sum = silent;
+    for (int i = 0; i < 2; ++i) {
+      if ((scratch_.reaches[block] >> i & 1) != 0) AddEvents(i, word, block, sums);
+    }
+    Fire(item, word, block, [&](std::int64_t i) { return Current(sums[kEventWidth - 1 + i]); });
+  }
+
   void FireSilent(std::int64_t item, std::int64_t word, std::int64_t block) const {
     const __m512i current = Current(_mm512_load_si512(packed_.silent + word * kWordBits));
     Fire(item, word, block, [&](std::int64_t) { return current; });
@@ -304,10 +365,31 @@ class Layer {
   const std::int64_t tile_;  // channels
 };
 
+// Whether few steps need extras. With as many as wide 8-bit weights need, multiplying takes less
+// time. Asked in every time step, and so only looks at the size of the weights.
+bool FewExtras(const QconvLifLayer& layer) {
+  constexpr std::int32_t kNeverExtra = kByteMax / 4;
+  constexpr std::int64_t kMeanOfFew = 40;
+  std::int32_t largest = 0;
+  std::int64_t sum = 0;
+  std::int64_t weights = 0;
+  for (const Input& input : InputsOf(layer).input) {
+    const std::int64_t count =
+        layer.shape.out_channels * input.channels * input.kernel_height * input.kernel_width;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int32_t size = input.weight[i] < 0 ? -input.weight[i] : input.weight[i];
+      largest = size > largest ? size : largest;
+      sum += size;
+    }
+    weights += count;
+  }
+  return largest <= kNeverExtra || sum <= kMeanOfFew * weights;
+}
+
 template <class Mem>
 bool Supports(const QconvLifLayer& layer) {
   return layer.packed_x && layer.shape.stride_height == 1 && layer.shape.stride_width == 1 &&
-         ThresholdsFit<Mem>(layer.threshold, layer.shape.out_channels);
+         ThresholdsFit<Mem>(layer.threshold, layer.shape.out_channels) && FewExtras(layer);
 }
 
 std::size_t ScratchBytes(const QconvLifLayer& layer) {

@@ -175,10 +175,12 @@ class Step {
     }
     x_.AddTo(column, block, even, odd);
     previous_.AddTo(column, block, even, odd);
+    // A copy, which stores to the membranes cannot change in the eyes of the compiler.
+    const Neuron32<Mem, kReset> neuron = neuron_;
     LIF_OP_UNROLL
     for (int p = 0; p < kPixels; ++p) {
       if (p >= out.pixels) break;
-      out.Advance(neuron_, constants.neuron, neuron_.CurrentOfPacked(even[p], odd[p]), p);
+      out.Advance(neuron, constants.neuron, neuron.CurrentOfPacked(even[p], odd[p]), p);
     }
   }
 

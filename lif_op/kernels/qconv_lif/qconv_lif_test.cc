@@ -326,8 +326,8 @@ void TestCases() {
   std::uint64_t seed = 0;
   for (const Case& c : kCases) {
     for (const Reset reset : {Reset::kZero, Reset::kSubtract, Reset::kNone}) {
-      CheckCase<std::int16_t>(c, reset, ++seed);
-      CheckCase<std::int8_t>(c, reset, ++seed);
+      if (testing::Selected(++seed)) CheckCase<std::int16_t>(c, reset, seed);
+      if (testing::Selected(++seed)) CheckCase<std::int8_t>(c, reset, seed);
     }
   }
 }
@@ -347,8 +347,8 @@ void TestRandomLayers() {
     c.weight_limit = static_cast<int>(random.Int(1, 128));
     c.spike_percent = static_cast<int>(random.Int(0, 100));
     c.frac_bits = static_cast<int>(random.Int(-8, 8));
-    CheckCase<std::int16_t>(c, Reset::kZero, 1000 + i);
-    CheckCase<std::int8_t>(c, Reset::kSubtract, 2000 + i);
+    if (testing::Selected(1000 + i)) CheckCase<std::int16_t>(c, Reset::kZero, 1000 + i);
+    if (testing::Selected(2000 + i)) CheckCase<std::int8_t>(c, Reset::kSubtract, 2000 + i);
   }
 }
 

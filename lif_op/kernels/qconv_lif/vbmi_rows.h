@@ -27,6 +27,7 @@ class RowRing {
     columns_ = RoundUp(columns_, kBlock);
     row_words_ = 2 * input.words * columns_;
     index_ = scratch.Take<std::uint32_t>(input.kernel_height * row_words_);
+    words_ = scratch.Take<std::uint32_t>(input.kernel_height * row_words_ / 2);
     active_ = scratch.Take<std::uint16_t>(input.kernel_height * BlocksIn(columns_));
   }
 
@@ -54,20 +55,51 @@ class RowRing {
     return at;
   }
 
-  // Whether a block has a spike in reach.
-  bool Reaches(std::int64_t block) const {
+  // Number of pixels with a spike in reach of a block.
+  std::int64_t ActiveIn(std::int64_t block) const {
     const std::int64_t seen = kBlock + input_.kernel_width - 1;
-    std::uint32_t any = 0;
+    int pixels = 0;
     for (std::int64_t u = 0; u < input_.kernel_height; ++u) {
-      const std::uint16_t* active = active_ + Slot(u) * BlocksIn(columns_) + block;
+      const std::uint16_t* active = Active(u) + block;
       std::int64_t i = 0;
-      for (; (i + 1) * kBlock <= seen; ++i) any |= active[i];
-      if (i * kBlock < seen) any |= active[i] & ((1u << (seen - i * kBlock)) - 1u);
+      for (; (i + 1) * kBlock <= seen; ++i) pixels += __builtin_popcount(active[i]);
+      if (i * kBlock < seen) {
+        pixels += __builtin_popcount(active[i] & ((1u << (seen - i * kBlock)) - 1u));
+      }
     }
-    return any != 0;
+    return pixels;
+  }
+
+  // For kernels of width kEventWidth: a bit for each column in reach of a block, from the first.
+  std::uint32_t ActiveColumns(std::int64_t block, std::int64_t u) const {
+    const std::uint16_t* active = Active(u) + block;
+    return active[0] | (active[1] & ((1u << (kEventWidth - 1)) - 1u)) << kBlock;
+  }
+
+  // Number of spikes in reach, for such kernels.
+  std::int64_t SpikesIn(std::int64_t block) const {
+    int spikes = 0;
+    for (std::int64_t u = 0; u < input_.kernel_height; ++u) {
+      for (std::uint32_t left = ActiveColumns(block, u); left != 0; left &= left - 1) {
+        const std::int64_t column = block * kBlock + __builtin_ctz(left);
+        for (std::int64_t word = 0; word < input_.words; ++word) {
+          spikes += __builtin_popcount(Word(u, word, column));
+        }
+      }
+    }
+    return spikes;
+  }
+
+  // A word of spikes; columns count from the first that the first pixel sees.
+  std::uint32_t Word(std::int64_t u, std::int64_t word, std::int64_t column) const {
+    return words_[Slot(u) * row_words_ / 2 + word * columns_ + column];
   }
 
  private:
+  const std::uint16_t* Active(std::int64_t u) const {
+    return active_ + Slot(u) * BlocksIn(columns_);
+  }
+
   std::int64_t Slot(std::int64_t u) const { return (top_ + u) % input_.kernel_height; }
 
   // The word `word` of sixteen pixels from `column` on, 0 outside of the row.
@@ -93,12 +125,14 @@ class RowRing {
 
   void Write(const std::uint32_t* row, std::int64_t slot) {
     std::uint32_t* index = index_ + slot * row_words_;
+    std::uint32_t* words = words_ + slot * row_words_ / 2;
     std::uint16_t* active = active_ + slot * BlocksIn(columns_);
     for (std::int64_t block = 0; block < BlocksIn(columns_); ++block) {
       __m512i any = _mm512_setzero_si512();
       for (std::int64_t word = 0; word < input_.words; ++word) {
         const __m512i spikes = Words(row, block * kBlock - input_.pad_left, word);
         std::uint32_t* low = index + 2 * word * columns_ + block * kBlock;
+        _mm512_store_si512(words + word * columns_ + block * kBlock, spikes);
         _mm512_store_si512(low, Index(spikes));
         _mm512_store_si512(low + columns_, Index(_mm512_srli_epi32(spikes, 4)));
         any = _mm512_or_si512(any, spikes);
@@ -112,6 +146,7 @@ class RowRing {
   std::int64_t row_words_ = 0;
   std::int64_t top_ = 0;
   std::uint32_t* index_ = nullptr;
+  std::uint32_t* words_ = nullptr;   // the spikes as they are
   std::uint16_t* active_ = nullptr;  // a bit per pixel
 };
 

@@ -30,6 +30,9 @@ constexpr std::int64_t kChunkSteps = 18;
 // Output channels that are computed together.
 constexpr std::int64_t kGroup = 8;
 constexpr std::int64_t kGroupStepBytes = kGroup * kStepBytes;
+// Where a block has few spikes in reach, the weights of each are added instead, in 16 bits. Written
+// for kernels of this width.
+constexpr std::int64_t kEventWidth = 3;
 constexpr std::int32_t kByteMax = 255;
 
 constexpr std::int64_t RoundUp(std::int64_t value, std::int64_t unit) {
@@ -47,12 +50,17 @@ struct Input {
   std::int64_t height, width;
 
   std::int64_t Steps() const { return kernel_height * kernel_width * words * 2; }
+  // Weights for thirty-two output channels, of all channels that have a bit.
+  std::int64_t EventWeights() const {
+    return kernel_height * kernel_width * words * kWordBits * kWordBits;
+  }
 };
 
 struct Inputs {
   Input input[2];  // x, previous spikes; the second has no steps where a layer has none
 
   std::int64_t Steps() const { return input[0].Steps() + input[1].Steps(); }
+  std::int64_t EventWeights() const { return input[0].EventWeights() + input[1].EventWeights(); }
 };
 
 inline Inputs InputsOf(const QconvLifLayer& layer) {
@@ -96,6 +104,8 @@ void ForEachChunk(const Inputs& inputs, Visit visit) {
 struct Settings {
   // No sum leaves 16 bits, what rounding adds to it included.
   bool narrow;
+  // Few spikes may be computed one by one.
+  bool events;
   // A current may have to be clamped.
   bool saturates;
   // Bits the sums are shifted down by: while they have 32 bits, or where they are narrow.
@@ -118,6 +128,8 @@ struct Packed {
   NeuronLanes* lanes;    // [channels / 32]
   // [chunk][group][step][channel of the group][64]
   std::uint8_t* tables;
+  // Weights of single spikes: [32 output channels][input][kernel row][channel][kernel column][32].
+  std::int16_t* events;
   // The extras of group g in chunk c are those from extra_begin[c * groups + g] up to the next.
   std::int32_t* extra_begin;
   std::uint8_t* extra_tables;  // [extra][channel of the group][64]
@@ -125,6 +137,11 @@ struct Packed {
   std::int32_t* ExtraSteps() const {  // counted within the chunk
     return reinterpret_cast<std::int32_t*>(extra_tables +
                                            extra_begin[chunks * groups] * kGroupStepBytes);
+  }
+  const std::int16_t* Events(const Inputs& inputs, std::int64_t out_word,
+                             std::int64_t input) const {
+    const std::int64_t before = input == 0 ? 0 : inputs.input[0].EventWeights();
+    return events + out_word * inputs.EventWeights() + before;
   }
   std::uint8_t* Tables(const Chunk& chunk, std::int64_t group) const {
     return tables + chunk.first * channels * kStepBytes + group * chunk.steps * kGroupStepBytes;
@@ -163,6 +180,7 @@ inline Packed PackedOf(const QconvLifLayer& layer, const Inputs& inputs, void* m
   p.silent = parts.Take<std::int16_t>(p.channels);
   p.lanes = parts.Take<NeuronLanes>(p.channels / kWordBits);
   p.tables = parts.Take<std::uint8_t>(inputs.Steps() * p.channels * kStepBytes);
+  p.events = parts.Take<std::int16_t>(inputs.EventWeights() * p.channels / kWordBits);
   p.extra_begin = parts.Take<std::int32_t>(p.chunks * p.groups + 1);
   p.extra_tables = parts.Take<std::uint8_t>(0);
   *fixed = parts.used();
@@ -311,6 +329,10 @@ Settings SettingsOf(const QconvLifLayer& layer, const Inputs& inputs) {
   settings.narrow =
       lo >= MembraneLimits<std::int16_t>::kLo && hi <= MembraneLimits<std::int16_t>::kHi;
   const std::int64_t span = (std::int64_t{MembraneLimits<Mem>::kHi} + 1) >> up;
+  settings.events = settings.narrow;
+  for (const Input& input : inputs.input) {
+    if (input.Steps() > 0 && input.kernel_width != kEventWidth) settings.events = false;
+  }
   settings.saturates = !settings.narrow || (lo >> down) < -span || (hi >> down) > span - 1;
   (settings.narrow ? settings.narrow_shift : settings.wide_shift) = down;
   return settings;
@@ -336,6 +358,23 @@ inline void PackStarts(const QconvLifLayer& layer, const Inputs& inputs, const P
   }
 }
 
+// The weights of an input for the output channels first..first + 31.
+inline void PackEvents(const Input& input, std::int64_t out_channels, std::int64_t first,
+                       std::int16_t* out) {
+  const std::int64_t positions = input.kernel_height * input.kernel_width;
+  for (std::int64_t u = 0; u < input.kernel_height; ++u) {
+    for (std::int64_t c = 0; c < input.words * kWordBits; ++c) {
+      for (std::int64_t v = 0; v < input.kernel_width; ++v) {
+        for (std::int64_t o = first; o < first + kWordBits; ++o) {
+          const bool exists = o < out_channels && c < input.channels;
+          const std::int64_t at = (o * input.channels + c) * positions + u * input.kernel_width + v;
+          *out++ = exists ? input.weight[at] : std::int16_t{0};
+        }
+      }
+    }
+  }
+}
+
 template <class Mem>
 void Pack(const QconvLifLayer& layer, void* packed) {
   const Inputs inputs = InputsOf(layer);
@@ -346,6 +385,11 @@ void Pack(const QconvLifLayer& layer, void* packed) {
   for (std::int64_t i = 0; i < p.channels / kWordBits; ++i) {
     FillNeuronLanes<Mem>(layer.decay, layer.threshold, i * kWordBits, layer.shape.out_channels,
                          &p.lanes[i]);
+    std::int16_t* events = p.events + i * inputs.EventWeights();
+    for (const Input& input : inputs.input) {
+      PackEvents(input, layer.shape.out_channels, i * kWordBits, events);
+      events += input.EventWeights();
+    }
   }
   PackTables(layer, inputs, p);
 }
