@@ -322,9 +322,6 @@ def forms(active_network: Callable[..., Any], tmp_path_factory: Any) -> dict[str
     """One quantized network in every form that has integer neurons, and others beside it."""
     from export.graphs.builder import Dims
     from export.graphs.floating import float_model
-    from export.passes import run_passes
-    from export.passes.attach_functions import AttachFunctions
-    from export.passes.fuse_conv_lif import FuseConvLif
     from export.profile_export import build_profile
     from export.profiles import PROFILES
     from quant import QuantOptions, quantize
@@ -332,10 +329,9 @@ def forms(active_network: Callable[..., Any], tmp_path_factory: Any) -> dict[str
     network, dims = active_network("LIFFireNet_short"), Dims(SIZE, free=True)
     spec = quantize(network, QuantOptions(weight_bits=4))
     folder, models = tmp_path_factory.mktemp("forms"), {"float": float_model(network, dims)}
-    for name in ("integer", "portable-int", "portable"):
+    for name in ("integer", "integer-nchw", "portable-int", "portable"):
         models[name] = build_profile(PROFILES[name], spec, dims)[0]
-    fused = run_passes(models["integer"], [FuseConvLif(), AttachFunctions()])[0]
-    for name, model in (models | {"fused": fused}).items():
+    for name, model in models.items():
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
     return {path.stem: path for path in folder.glob("*.onnx")}
 
@@ -356,15 +352,16 @@ def network_edges(path: Path) -> list[Edge]:
 
 def test_every_integer_form_has_the_same_counts(forms: dict[str, Path]) -> None:
     tensors = windows_of(np.uint8)
-    edges = network_edges(forms["integer"])
+    edges = network_edges(forms["integer-nchw"])
     assert any((edge[3] == 0).mean() > 0.05 for edge in edges), "4-bit weights have zeros"
-    expected = brute_force(forms["integer"], edges, tensors)
-    results = {name: counted(forms[name], tensors) for name in ("integer", "portable-int", "fused")}
+    expected = brute_force(forms["integer-nchw"], edges, tensors)
+    names = ("integer", "integer-nchw", "portable-int")
+    results = {name: counted(forms[name], tensors) for name in names}
     for result in results.values():
         assert_equal(result, expected)
     packed, whole = (
         sum(layer.traffic["outputs_written"] for layer in results[name].layers[:-1])
-        for name in ("fused", "integer")
+        for name in ("integer", "integer-nchw")
     )
     # 8 channels are one word of 4 bytes, or 8 bytes.
     assert packed * 2 == whole
