@@ -142,8 +142,9 @@ Sources SourcesOf(const QconvLifLayer& layer) {
   return both;
 }
 
-// Blocks of a tile with anything in reach, and in which row of the windows.
+// Blocks of a tile that have something in reach, in all rows of the windows or in one of them.
 struct ActiveBlocks {
+  std::uint32_t bits;  // one for each block
   std::int64_t count;
   std::int64_t index[kTileBlocks];
 };

@@ -21,9 +21,16 @@ struct Sums {
   std::uint32_t smallest[kTileBlocks];  // to be added
 };
 
-// Adds a chunk to the sums of the kBlocks blocks `index`.
+// Some of the groups of an output channel.
+struct Groups {
+  const std::uint8_t* first;
+  std::int32_t count;
+  std::int32_t smallest;
+};
+
+// Adds groups to the sums of the kBlocks blocks `index`.
 template <class Isa, int kBlocks, int kSize>
-inline __attribute__((always_inline)) void AddGroups(const Chunk* chunk,
+inline __attribute__((always_inline)) void AddGroups(const Groups& groups,
                                                      const std::uint8_t* scratch,
                                                      const std::int64_t* index, Sums<Isa>& sums) {
   constexpr int kAll = kBlocks * kVectors<Isa>;
@@ -35,8 +42,8 @@ inline __attribute__((always_inline)) void AddGroups(const Chunk* chunk,
     sum[v] = sums.value[block][v % kVectors<Isa>];
     place[v] = block * kBlock + v % kVectors<Isa> * Isa::kBytes;
   }
-  const std::uint8_t* group = GroupsOf(chunk);
-  for (std::int32_t count = chunk->groups; count > 0; --count, group += GroupBytes(kSize)) {
+  const std::uint8_t* group = groups.first;
+  for (std::int32_t count = groups.count; count > 0; --count, group += GroupBytes(kSize)) {
     const auto* offset = reinterpret_cast<const std::int32_t*>(group + kSize * kTableBytes);
     typename Isa::Bytes table[kSize];
     const std::uint8_t* first[kSize];
@@ -61,35 +68,34 @@ inline __attribute__((always_inline)) void AddGroups(const Chunk* chunk,
   }
 }
 
+// Adds groups to the sums of `count` blocks.
 template <class Isa, int kSize>
-void AddChunk(const Chunk* chunk, const std::uint8_t* scratch, const ActiveBlocks& active,
-              Sums<Isa>& sums) {
+void AddGroups(const Groups& groups, const std::uint8_t* scratch, const std::int64_t* index,
+               std::int64_t count, Sums<Isa>& sums) {
   std::int64_t i = 0;
-  for (; i + 4 <= active.count; i += 4) {
-    AddGroups<Isa, 4, kSize>(chunk, scratch, active.index + i, sums);
-  }
-  if (i + 2 <= active.count) {
-    AddGroups<Isa, 2, kSize>(chunk, scratch, active.index + i, sums);
+  for (; i + 4 <= count; i += 4) AddGroups<Isa, 4, kSize>(groups, scratch, index + i, sums);
+  if (i + 2 <= count) {
+    AddGroups<Isa, 2, kSize>(groups, scratch, index + i, sums);
     i += 2;
   }
-  if (i < active.count) AddGroups<Isa, 1, kSize>(chunk, scratch, active.index + i, sums);
-  for (i = 0; i < active.count; ++i) {
-    sums.smallest[active.index[i]] += static_cast<std::uint32_t>(chunk->smallest);
+  if (i < count) AddGroups<Isa, 1, kSize>(groups, scratch, index + i, sums);
+  for (i = 0; i < count; ++i) {
+    sums.smallest[index[i]] += static_cast<std::uint32_t>(groups.smallest);
   }
 }
 
 template <class Isa>
-void AddChunk(const Chunk* chunk, const std::uint8_t* scratch, const ActiveBlocks& active,
-              Sums<Isa>& sums) {
-  switch (chunk->group_size) {
+void AddGroups(const Groups& groups, std::int32_t size, const std::uint8_t* scratch,
+               const std::int64_t* index, std::int64_t count, Sums<Isa>& sums) {
+  switch (size) {
     case 1:
-      return AddChunk<Isa, 1>(chunk, scratch, active, sums);
+      return AddGroups<Isa, 1>(groups, scratch, index, count, sums);
     case 2:
-      return AddChunk<Isa, 2>(chunk, scratch, active, sums);
+      return AddGroups<Isa, 2>(groups, scratch, index, count, sums);
     case 3:
-      return AddChunk<Isa, 3>(chunk, scratch, active, sums);
+      return AddGroups<Isa, 3>(groups, scratch, index, count, sums);
     default:
-      return AddChunk<Isa, 4>(chunk, scratch, active, sums);
+      return AddGroups<Isa, 4>(groups, scratch, index, count, sums);
   }
 }
 
@@ -148,6 +154,7 @@ struct TileInputs {
   Packed layout;
   std::int64_t current_channels;    // from one block of currents to the next
   const ActiveBlocks* active_rows;  // of each row of the windows
+  std::int64_t full;                // blocks that are active in all rows of spikes; they come first
 };
 
 // Adds what the counts contribute to a block of an output channel.
@@ -198,16 +205,29 @@ inline __attribute__((always_inline)) void ForEachLanes(const Sums<Isa>& sums, s
   }
 }
 
+// Adds chunk by chunk to the blocks that are not active in all rows.
+template <class Isa>
+void AddChunks(const TileInputs& in, const Channel& channel, const std::uint8_t* groups,
+               Sums<Isa>& sums) {
+  const auto* chunk = Packed::In<Chunk>(in.packed, channel.chunks_at);
+  for (const Chunk* end = chunk + channel.chunks; chunk < end; ++chunk) {
+    const ActiveBlocks& active = in.active_rows[chunk->row];
+    AddGroups({groups, chunk->groups, chunk->smallest}, channel.group_size, in.scratch,
+              active.index + in.full, active.count - in.full, sums);
+    groups += chunk->groups * GroupBytes(channel.group_size);
+  }
+}
+
 // The currents of one output channel whose sums fit 16 bits, in which they may wrap on the way.
 template <class Isa, class Mem>
 void NarrowChannel(const TileInputs& in, const Channel& channel, const ActiveBlocks& active,
                    const Current<Isa, Mem>& current, std::int16_t* currents) {
   Sums<Isa> sums;
   ClearSums(active, sums);
-  const auto* chunk = Packed::In<Chunk>(in.packed, channel.program);
-  for (std::int32_t i = 0; i < channel.chunks; ++i, chunk = NextChunk(chunk)) {
-    AddChunk(chunk, in.scratch, in.active_rows[chunk->row], sums);
-  }
+  const auto* groups = Packed::In<std::uint8_t>(in.packed, channel.groups_at);
+  AddGroups({groups, channel.groups, channel.smallest}, channel.group_size, in.scratch,
+            active.index, in.full, sums);
+  if (active.count > in.full) AddChunks(in, channel, groups, sums);
   for (std::int64_t i = 0; i < active.count; ++i) {
     const std::int64_t block = active.index[i];
     std::int16_t* out = currents + block * in.current_channels * kBlock;
@@ -226,12 +246,15 @@ void WideChannel(const TileInputs& in, std::int64_t index, const ActiveBlocks& a
   const Channel& channel = Packed::In<Channel>(in.packed, in.layout.channels_at)[index];
   alignas(64) std::uint32_t wide[kTileBlocks * kBlock];
   for (std::uint32_t& sum : wide) sum = channel.start;
-  const auto* chunk = Packed::In<Chunk>(in.packed, channel.program);
-  for (std::int32_t i = 0; i < channel.chunks; ++i, chunk = NextChunk(chunk)) {
+  const auto* chunk = Packed::In<Chunk>(in.packed, channel.chunks_at);
+  const auto* groups = Packed::In<std::uint8_t>(in.packed, channel.groups_at);
+  for (const Chunk* end = chunk + channel.chunks; chunk < end; ++chunk) {
     const ActiveBlocks& blocks = in.active_rows[chunk->row];
     Sums<Isa> sums;
     ClearSums(blocks, sums);
-    AddChunk(chunk, in.scratch, blocks, sums);
+    AddGroups({groups, chunk->groups, chunk->smallest}, channel.group_size, in.scratch,
+              blocks.index, blocks.count, sums);
+    groups += chunk->groups * GroupBytes(channel.group_size);
     for (std::int64_t j = 0; j < blocks.count; ++j) {
       alignas(64) std::int16_t narrow[kBlock];
       ForEachLanes(sums, blocks.index[j], [&](typename Isa::Lanes lanes, std::int64_t at) {
@@ -252,37 +275,57 @@ void WideChannel(const TileInputs& in, std::int64_t index, const ActiveBlocks& a
   }
 }
 
-// Finds the active blocks of each row of the windows, and returns those of all together.
+// Whether anything but zeros is in reach of a block in one row of a window.
 template <class Isa>
-ActiveBlocks FindActive(const TileInputs& in, const Sources& both, std::int64_t blocks,
-                        ActiveBlocks* rows) {
-  bool any[kTileBlocks] = {};
+bool IsActive(const std::uint8_t* scratch, const std::int32_t* offset, std::int64_t count,
+              std::int64_t block) {
+  typename Isa::Bytes seen{};
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint8_t* bytes = scratch + offset[i] + block * kBlock;
+    LIF_OP_UNROLL
+    for (int v = 0; v < kVectors<Isa>; ++v) {
+      seen = Isa::OrBytes(seen, Isa::LoadBytes(bytes + v * Isa::kBytes));
+    }
+  }
+  return Isa::AnyBit(seen);
+}
+
+// Lists the blocks of `active`, those of `full` first.
+inline void ListBlocks(std::uint32_t full, ActiveBlocks* active) {
+  active->count = 0;
+  const std::uint32_t parts[] = {active->bits & full, active->bits & ~full};
+  for (const std::uint32_t bits : parts) {
+    for (std::int64_t block = 0; block < kTileBlocks; ++block) {
+      if (bits >> block & 1) active->index[active->count++] = block;
+    }
+  }
+}
+
+// Finds the active blocks of each row of the windows, and those of all together. Returns how many
+// are active in all rows of spikes.
+template <class Isa>
+std::int64_t FindActive(const TileInputs& in, const Sources& both, std::int64_t blocks,
+                        ActiveBlocks* rows, ActiveBlocks* all) {
   const auto* offset = Packed::In<std::int32_t>(in.packed, in.layout.occupancies_at);
+  std::uint32_t full = (1u << blocks) - 1;
+  all->bits = 0;
+  ActiveBlocks* active = rows;
   for (const Source& source : both.source) {
-    for (std::int64_t row = 0; row < source.kernel_height; ++row, ++rows) {
-      rows->count = 0;
+    for (std::int64_t row = 0; row < source.kernel_height; ++row, ++active) {
+      active->bits = 0;
       for (std::int64_t block = 0; block < blocks; ++block) {
-        typename Isa::Bytes seen{};
-        for (std::int64_t i = 0; i < source.kernel_width; ++i) {
-          const std::uint8_t* bytes = in.scratch + offset[i] + block * kBlock;
-          LIF_OP_UNROLL
-          for (int v = 0; v < kVectors<Isa>; ++v) {
-            seen = Isa::OrBytes(seen, Isa::LoadBytes(bytes + v * Isa::kBytes));
-          }
-        }
-        if (!Isa::AnyBit(seen)) continue;
-        rows->index[rows->count++] = block;
-        any[block] = true;
+        const bool any = IsActive<Isa>(in.scratch, offset, source.kernel_width, block);
+        active->bits |= std::uint32_t{any} << block;
       }
+      all->bits |= active->bits;
+      if (source.spikes) full &= active->bits;
       offset += source.kernel_width;
     }
   }
-  ActiveBlocks active;
-  active.count = 0;
-  for (std::int64_t block = 0; block < blocks; ++block) {
-    if (any[block]) active.index[active.count++] = block;
-  }
-  return active;
+  full &= all->bits;
+  ListBlocks(full, all);
+  for (ActiveBlocks* row = rows; row < active; ++row) ListBlocks(full, row);
+  return __builtin_popcount(full);
 }
 
 // Channels come in the outer loop: the tables of one then stay at hand for all blocks.
@@ -432,20 +475,18 @@ struct TileMemory {
 
 // One row of outputs of the tile that starts at output column `tile`; the windows are filled.
 template <class Isa, Reset kReset, class Mem>
-void TileRow(const QconvLifArgs<Mem>& args, const Sources& both, const TileInputs& in,
+void TileRow(const QconvLifArgs<Mem>& args, const Sources& both, TileInputs in,
              const Current<Isa, Mem>& current, std::int64_t item, std::int64_t tile,
              std::int64_t blocks, const TileMemory& memory) {
   const QconvShape& s = args.layer.shape;
-  const ActiveBlocks active = FindActive<Isa>(in, both, blocks, memory.active_rows);
+  ActiveBlocks active;
+  in.full = FindActive<Isa>(in, both, blocks, memory.active_rows, &active);
   TileCurrents<Isa>(in, s.out_channels, active, current, memory.currents);
-  std::int64_t next = 0;
   for (std::int64_t block = 0; block < blocks; ++block) {
     const std::int64_t column = tile + block * kBlock;
-    const std::int16_t* own = nullptr;
-    if (next < active.count && active.index[next] == block) {
-      own = memory.currents + block * in.current_channels * kBlock;
-      ++next;
-    }
+    const bool any = (active.bits >> block & 1) != 0;
+    const std::int16_t* own =
+        any ? memory.currents + block * in.current_channels * kBlock : nullptr;
     AdvanceBlock<Isa, kReset>(args, in, own, item * s.out_width + column,
                               Min(kBlock, s.out_width - column), memory.transposed);
   }
@@ -459,8 +500,8 @@ void ComputeRows(const QconvLifArgs<Mem>& args, Range rows, std::uint8_t* scratc
   const TileMemory memory{scratch, reinterpret_cast<ActiveBlocks*>(scratch + places.active),
                           reinterpret_cast<std::int16_t*>(scratch + places.currents),
                           reinterpret_cast<std::int16_t*>(scratch + places.transposed)};
-  const TileInputs in{scratch, args.packed, PackedOf(args.layer, both), places.channels,
-                      memory.active_rows};
+  const TileInputs in{scratch,         args.packed,        PackedOf(args.layer, both),
+                      places.channels, memory.active_rows, 0};
   const Current<Isa, Mem> current(args.layer.frac_bits);
   // Those of the channels that fill up a word are never written.
   Fill(scratch + places.currents, 0, places.transposed - places.currents);

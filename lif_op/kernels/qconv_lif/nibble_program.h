@@ -19,35 +19,28 @@ constexpr std::int32_t kByteSum = 255;
 // Groups whose sum is sure to be less than 2^16.
 constexpr std::int32_t kChunkGroups = 256;
 
-// The look-ups of an output channel in one row of a window, in groups that are added as bytes.
-// Behind it come the groups, each of its tables and then their offsets: of the nibbles of a tile's
-// first output, from the start of the scratch memory. Groups are filled up with tables of zeros.
+// A part of an output channel's look-ups, in one row of the windows.
 struct Chunk {
   std::int32_t row;  // counted over the windows of both sources
-  std::int32_t group_size;
   std::int32_t groups;
   std::int32_t smallest;  // sum, which the tables add to each of theirs
 };
 
-constexpr std::int64_t GroupBytes(std::int64_t size) { return (size + 1) * kTableBytes; }
-
-inline const std::uint8_t* GroupsOf(const Chunk* chunk) {
-  return reinterpret_cast<const std::uint8_t*>(chunk + 1);
-}
-
-inline const Chunk* NextChunk(const Chunk* chunk) {
-  return reinterpret_cast<const Chunk*>(GroupsOf(chunk) +
-                                        chunk->groups * GroupBytes(chunk->group_size));
-}
-
-// An output channel.
+// An output channel. Its look-ups come in groups that are added as bytes: the tables of a group and
+// then their offsets, of the nibbles of a tile's first output from the start of the scratch memory.
+// Groups are filled up with tables of zeros. Those of a chunk follow those of the chunk before.
 struct Channel {
-  std::int64_t program;  // its first chunk, from the start of the packed memory
+  std::int64_t chunks_at;  // from the start of the packed memory
+  std::int64_t groups_at;
   std::int32_t chunks;
-  std::uint32_t start;  // of its sum, without what the chunks say
-  std::int32_t wide;    // the sum may leave 16 bits, or is of counts
-  std::int32_t unused;
+  std::int32_t group_size;
+  std::int32_t groups;    // of all chunks
+  std::int32_t smallest;  // of all chunks
+  std::uint32_t start;    // of the sum, without what the chunks say
+  std::int32_t wide;      // the sum may leave 16 bits, or is of counts
 };
+
+constexpr std::int64_t GroupBytes(std::int64_t size) { return (size + 1) * kTableBytes; }
 
 // Parameters of the neurons, of whole words of channels. Channels beyond the last get decay 0 and
 // the highest threshold, so that they never fire.
@@ -234,15 +227,18 @@ inline std::int32_t TakeGroup(Items& items, std::int32_t group_size, std::int32_
 
 // The size of groups that takes the fewest instructions: a look-up and an addition for each member,
 // and about two more to widen a sum.
-inline std::int32_t BestGroupSize(const Source& source, std::int64_t channel, std::int64_t row,
-                                  Item* memory) {
+inline std::int32_t BestGroupSize(const Sources& both, std::int64_t channel, Item* memory) {
   std::int32_t best = 1;
   std::int64_t least = 0;
   for (std::int32_t size = 1; size <= kLargestGroup; ++size) {
-    Items items(source, channel, row, memory);
     std::int64_t cost = 0;
-    std::int32_t group[kLargestGroup];
-    for (; !items.Empty(); cost += 2 * size + 2) TakeGroup(items, size, group);
+    for (const Source& source : both.source) {
+      for (std::int64_t row = 0; row < source.kernel_height; ++row) {
+        Items items(source, channel, row, memory);
+        std::int32_t group[kLargestGroup];
+        for (; !items.Empty(); cost += 2 * size + 2) TakeGroup(items, size, group);
+      }
+    }
     if (size == 1 || cost < least) {
       best = size;
       least = cost;
@@ -251,21 +247,21 @@ inline std::int32_t BestGroupSize(const Source& source, std::int64_t channel, st
   return best;
 }
 
-// Writes groups taken out of `items` behind `chunk`, and returns where they end.
-inline std::uint8_t* WriteGroups(Items& items, Chunk* chunk) {
-  auto* out = const_cast<std::uint8_t*>(GroupsOf(chunk));
+// Writes the groups of a chunk, taken out of `items`, to `out` and returns where they end.
+inline std::uint8_t* WriteGroups(Items& items, std::int32_t group_size, Chunk* chunk,
+                                 std::uint8_t* out) {
   for (; chunk->groups < kChunkGroups && !items.Empty(); ++chunk->groups) {
     std::int32_t group[kLargestGroup];
-    const std::int32_t size = TakeGroup(items, chunk->group_size, group);
-    auto* offsets = reinterpret_cast<std::int32_t*>(out + chunk->group_size * kTableBytes);
-    for (std::int32_t i = 0; i < chunk->group_size; ++i) {
+    const std::int32_t size = TakeGroup(items, group_size, group);
+    auto* offsets = reinterpret_cast<std::int32_t*>(out + group_size * kTableBytes);
+    for (std::int32_t i = 0; i < group_size; ++i) {
       const Item& item = items[group[i < size ? i : 0]];
       const NibbleWeights weights = i < size ? item.weights : NibbleWeights{};
       WriteTable(weights, out + i * kTableBytes);
       offsets[i] = item.offset;
       chunk->smallest += weights.Smallest();
     }
-    out += GroupBytes(chunk->group_size);
+    out += GroupBytes(group_size);
   }
   return out;
 }
@@ -324,39 +320,58 @@ inline Bounds SpikeBounds(const Sources& both, std::int64_t channel) {
   return bounds;
 }
 
-// Writes the chunks of a channel to `out` and returns where they end.
-inline std::uint8_t* PackChunks(const Sources& both, std::int64_t channel, std::uint8_t* out,
-                                Item* memory, std::int32_t* chunks) {
+// As many as a kernel row can need.
+inline std::int64_t ChunksOf(std::int64_t items) { return items / kChunkGroups + 1; }
+
+inline std::int64_t ChunkBytesOf(const Sources& both, std::int64_t channel) {
+  std::int64_t chunks = 0;
+  for (const Source& source : both.source) {
+    for (std::int64_t row = 0; row < source.kernel_height; ++row) {
+      chunks += ChunksOf(ItemsOf(source, channel, row));
+    }
+  }
+  return RoundUp(chunks * static_cast<std::int64_t>(sizeof(Chunk)), kTableBytes);
+}
+
+// Writes the chunks of a channel to where it says and returns where its groups end.
+inline std::uint8_t* PackChunks(const Sources& both, std::int64_t channel, Channel* c, void* packed,
+                                Item* memory) {
+  auto* chunk = Packed::In<Chunk>(packed, c->chunks_at);
+  auto* out = Packed::In<std::uint8_t>(packed, c->groups_at);
   std::int32_t window_row = 0;
   for (const Source& source : both.source) {
     for (std::int64_t row = 0; row < source.kernel_height; ++row, ++window_row) {
-      const std::int32_t group_size = BestGroupSize(source, channel, row, memory);
       Items items(source, channel, row, memory);
-      for (; !items.Empty(); ++*chunks) {
-        auto* chunk = reinterpret_cast<Chunk*>(out);
-        *chunk = {window_row, group_size, 0, 0};
-        out = WriteGroups(items, chunk);
+      for (; !items.Empty(); ++chunk, ++c->chunks) {
+        *chunk = {window_row, 0, 0};
+        out = WriteGroups(items, c->group_size, chunk, out);
+        c->groups += chunk->groups;
+        c->smallest += chunk->smallest;
       }
     }
   }
   return out;
 }
 
-// Writes all there is of a channel; its chunks to `out`. Returns where they end.
+// Writes all there is of a channel; its program to `out`. Returns where that ends.
 template <class Isa>
 std::uint8_t* PackChannel(const QconvLifLayer& layer, const Sources& both, const Packed& p,
                           std::int64_t channel, void* packed, std::uint8_t* out, Item* memory) {
-  Channel& c = Packed::In<Channel>(packed, p.channels_at)[channel];
   const Bounds bounds = SpikeBounds(both, channel);
   const std::int32_t bias = layer.bias[channel];
-  const std::int32_t subtracted = PackCounts<Isa>(both.source[0], p, channel, packed);
-  // Sums wrap around.
-  c = {out - static_cast<std::uint8_t*>(packed), 0,
-       static_cast<std::uint32_t>(bias) + static_cast<std::uint32_t>(subtracted), 0, 0};
   const bool fits = bias + bounds.lo >= MembraneLimits<std::int16_t>::kLo &&
                     bias + bounds.hi <= MembraneLimits<std::int16_t>::kHi;
+  const std::int32_t subtracted = PackCounts<Isa>(both.source[0], p, channel, packed);
+  Channel c{};
+  c.chunks_at = out - static_cast<std::uint8_t*>(packed);
+  c.groups_at = c.chunks_at + ChunkBytesOf(both, channel);
+  c.group_size = BestGroupSize(both, channel, memory);
+  // Sums wrap around.
+  c.start = static_cast<std::uint32_t>(bias) + static_cast<std::uint32_t>(subtracted);
   c.wide = !fits || !both.source[0].spikes;
-  return PackChunks(both, channel, out, memory, &c.chunks);
+  out = PackChunks(both, channel, &c, packed, memory);
+  Packed::In<Channel>(packed, p.channels_at)[channel] = c;
+  return out;
 }
 
 template <class Mem>
@@ -397,10 +412,10 @@ inline ProgramSize ProgramSizeOf(const QconvLifLayer& layer, const Sources& both
         const std::int64_t items = ItemsOf(source, channel, row);
         // Groups of one take this much, and larger ones are used only where they take no more.
         size.bytes += items * GroupBytes(1);
-        size.bytes += (items / kChunkGroups + 1) * static_cast<std::int64_t>(sizeof(Chunk));
         if (items > size.max_items) size.max_items = items;
       }
     }
+    size.bytes += ChunkBytesOf(both, channel);
   }
   return size;
 }
