@@ -43,7 +43,7 @@ Thresholds = dict[str, npt.NDArray[np.int32]]
 
 @dataclass(frozen=True)
 class _Limits:
-    """Thresholds that always and never let a membrane type fire."""
+    """Lowest and highest threshold of a membrane type: (nearly) always fires, never fires."""
 
     always: int
     never: int
@@ -167,7 +167,7 @@ def choose(
     """Thresholds [C] that about ``density`` of the currents [N, C, H, W] exceed.
 
     Currents are integers, so a channel may not meet the density; the next one makes up for it.
-    always: the threshold that all exceed. floors: the lowest threshold of each channel, [C].
+    always: the lowest threshold. floors: the lowest threshold of each channel, [C].
     """
     owed, thresholds = 0.0, []
     channels = current.transpose(1, 0, 2, 3).reshape(current.shape[1], -1)
@@ -217,8 +217,10 @@ def _layers_in_order(loaded: LoadedModel) -> dict[str, int]:
 
 
 def _limits(state: State) -> _Limits:
+    """Only a membrane at its very lowest stays silent at the lowest threshold of its own type, and
+    thresholds beyond that type would leave the fast kernels."""
     lo, hi = lif_op.spec.membrane_limits(state.dtype)
-    return _Limits(lo - 1, hi)
+    return _Limits(lo, hi)
 
 
 def _input(layer: str) -> str:
