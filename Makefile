@@ -41,7 +41,7 @@ help:
 	@echo 'make test-cpp      C++ tests, every warning an error'
 	@echo 'make test-emulated C++ tests on older x86 and on Arm processors, in QEMU'
 	@echo 'make test-install  the wheel in an empty environment, and the oldest ONNX Runtime'
-	@echo 'make sanitize      C++ tests under the address and undefined-behaviour sanitizers'
+	@echo 'make sanitize      C++ tests under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make format        format Python and C++'
 	@echo 'make clean         remove what make has made, $(VENV) included'
 	@echo 'variables          PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX) PYTEST_ARGS'
@@ -81,8 +81,8 @@ build-cpp: $(VENV)/.test
 test-emulated: build-cpp
 	$(call need,test "$$(uname -m)" = x86_64,make test-emulated needs an x86-64 machine; \
 	  on others run make test-cpp)
-	$(call need,command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64 && \
-	  command -v qemu-x86_64,no compiler for Arm or no QEMU; \
+	$(call need,(command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64 && \
+	  command -v qemu-x86_64),no compiler for Arm or no QEMU; \
 	  on Debian: apt install g++-aarch64-linux-gnu qemu-user)
 	$(CMAKE) -S . -B build/aarch64 $(DEVELOPER) --toolchain cmake/aarch64-linux-gnu.cmake
 	$(CMAKE) --build build/aarch64
@@ -93,6 +93,9 @@ sanitize: $(VENV)/.test
 	$(CMAKE) -S . -B build/sanitize $(DEVELOPER) -DSPIKEDEPLOY_SANITIZE=address,undefined
 	$(CMAKE) --build build/sanitize
 	$(CTEST) --test-dir build/sanitize
+	$(CMAKE) -S . -B build/sanitize-thread $(DEVELOPER) -DSPIKEDEPLOY_SANITIZE=thread
+	$(CMAKE) --build build/sanitize-thread
+	$(CTEST) --test-dir build/sanitize-thread
 
 format: $(VENV)/.test
 	$(PY) -m ruff check --fix .
