@@ -95,7 +95,7 @@ sanitize: $(VENV)/.test
 	$(CTEST) --test-dir build/sanitize
 	$(CMAKE) -S . -B build/sanitize-thread $(DEVELOPER) -DSPIKEDEPLOY_SANITIZE=thread
 	$(CMAKE) --build build/sanitize-thread
-	$(CTEST) --test-dir build/sanitize-thread
+	LIF_OP_TEST_EVERY=10 $(CTEST) --test-dir build/sanitize-thread
 
 format: $(VENV)/.test
 	$(PY) -m ruff check --fix .

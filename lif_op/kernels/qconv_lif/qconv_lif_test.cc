@@ -295,7 +295,6 @@ Result<Mem> Run(const Data<Mem>& d, const How& how) {
   constants.shape.out_height = constants.shape.out_width = 0;
   const Guarded<std::uint8_t> packed(kernel.packed_bytes(constants), how.guard, kQconvAlignment);
   kernel.pack(constants, packed.data());
-  const Guarded<std::uint8_t> scratch(kernel.scratch_bytes(d.layer), how.guard, kQconvAlignment);
   const QconvLifArgs<Mem> args{d.layer,
                                packed.data(),
                                d.layer.packed_x ? static_cast<const void*>(x_words.data())
@@ -304,8 +303,10 @@ Result<Mem> Run(const Data<Mem>& d, const How& how) {
                                mem.data(),
                                spike.data(),
                                how.in_place ? mem.data() : other_mem.data()};
-  InParts(s.batch * s.out_height, how.parts,
-          [&](Range rows) { kernel.compute(args, rows, scratch.data()); });
+  InParts(s.batch * s.out_height, how.parts, [&](Range rows) {
+    const Guarded<std::uint8_t> scratch(kernel.scratch_bytes(d.layer), how.guard, kQconvAlignment);
+    kernel.compute(args, rows, scratch.data());
+  });
   return {spike.Values(), how.in_place ? mem.Values() : other_mem.Values()};
 }
 
