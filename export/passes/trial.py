@@ -16,6 +16,7 @@ from export.errors import ExportError
 from export.grids import artifact_of
 from export.passes.attach_functions import AttachFunctions
 from export.passes.base import Array
+from export.passes.trial_layout import StateLayouts
 from runtime.graph_checks import EVENTS
 
 FREE_SIZE = 16
@@ -82,7 +83,8 @@ class Trial:
 def compare(before: onnx.ModelProto, after: onnx.ModelProto, runs: int, seed: int = 0) -> Trial:
     """Run two models in ONNX Runtime, unoptimised and without the op library.
 
-    Inputs of one name get the same numbers, in each model's own type. Integers are random over
+    Inputs of one name get the same numbers, in each model's own type; states of artifacts also in
+    its own layout. Integers are random over
     what both types hold (counts and spikes of artifacts over what these can be); floats that a
     QuantizeLinear reads cover its range and a tenth more, others are standard normal.
 
@@ -150,8 +152,10 @@ def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 def _run(session: onnxruntime.InferenceSession, model: onnx.ModelProto, feed: Arrays) -> Arrays:
     types = {value.name: _dtype(value) for value in _true_inputs(model)}
     names = [output.name for output in session.get_outputs()]
-    given = {name: feed[name].astype(types[name]) for name in types}
-    return dict(zip(names, session.run(names, given), strict=True))
+    layouts = StateLayouts(model)
+    given = {n: layouts.laid_out(n, feed[n]).astype(types[n], copy=False) for n in types}
+    results = zip(names, session.run(names, given), strict=True)
+    return {name: layouts.plain(name, array) for name, array in results}
 
 
 def _true_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -172,12 +176,15 @@ def _inputs(
     generator = np.random.default_rng(seed)
     sides = [{v.name: v for v in _true_inputs(model)} for model in (before, after)]
     limits = _limits(before)
+    layouts = StateLayouts(before), StateLayouts(after)
     for _ in range(runs):
         feed: Arrays = {}
         for name in {**sides[0], **sides[1]}:
             values = [side[name] for side in sides if name in side]
             dtypes = sorted((_dtype(value) for value in values), key=lambda d: d.itemsize)
-            feed[name] = _random(generator, _shape(values[0]), dtypes, limits.get(name))
+            layout = layouts[0 if name in sides[0] else 1]
+            shape = layout.plain_shape(name, _shape(values[0]))
+            feed[name] = _random(generator, shape, dtypes, limits.get(name))
         yield feed
 
 

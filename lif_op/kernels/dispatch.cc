@@ -67,13 +67,17 @@ bool MayUseTiles() {
 #endif
 }
 
-bool HasAmx() {
+// Asked once: in virtual machines cpuid takes as long as a small layer.
+bool FindAmx() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (!HasAvx512Vbmi() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
   constexpr unsigned kTilesAndBytes = 1u << 24 | 1u << 25;  // amx_tile, amx_int8
-  if ((edx & kTilesAndBytes) != kTilesAndBytes) return false;
-  static const bool permitted = MayUseTiles();
-  return permitted;
+  return (edx & kTilesAndBytes) == kTilesAndBytes && MayUseTiles();
+}
+
+bool HasAmx() {
+  static const bool has = FindAmx();
+  return has;
 }
 #else
 constexpr auto HasAvx2 = Never;

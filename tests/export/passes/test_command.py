@@ -154,6 +154,21 @@ def test_an_artifact_stays_one(
     assert load_model(out).artifact.spatial_free
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_states_of_another_layout_are_compared(
+    fused: bool, make_sources: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = make_sources().spec  # type: ignore[operator]
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(integer_model(spec, Dims((18, 26), free=True), fused=fused), source)
+    passes = ("split_conv_lif" if fused else "fuse_conv_lif") + ",attach_functions"
+    assert main([str(source), str(out), "--run", passes, "--json"]) == 0
+    check = json.loads(capsys.readouterr().out)["check"]
+    assert check["largest"] == 0 and not check["only"]
+    names = {entry["output"] for entry in check["outputs"]}
+    assert names == {value.name for value in onnx.load(source).graph.output}
+
+
 def _error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert console.run(main, list(arguments)) == console.EXIT_USER_ERROR
     text = capsys.readouterr().err
