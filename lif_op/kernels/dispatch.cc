@@ -229,9 +229,29 @@ struct QconvLifEntry {
 constexpr QconvLifEntry<std::int16_t> kQconvLif16[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif16)};
 constexpr QconvLifEntry<std::int8_t> kQconvLif8[] = {LIF_OP_QCONV_LIF_ROWS(QconvLif8)};
 
+// Whether a layer has sizes as networks have them. The fast implementations lay out inputs and
+// weights in forms whose sizes are products of these numbers, a stride times a block of outputs for
+// example; far beyond, that is far more than the layer's tensors, or than 32-bit offsets reach.
+bool IsUsual(const QconvLifLayer& layer) {
+  constexpr std::int64_t kMostStride = 16;
+  constexpr std::int64_t kMostKernel = 64;
+  constexpr std::int64_t kMostColumn = 1 << 15;  // channels times kernel rows times stride
+  const QconvShape& s = layer.shape;
+  const auto small = [](std::int64_t channels, std::int64_t height, std::int64_t width,
+                        std::int64_t stride) {
+    return height <= kMostKernel && width <= kMostKernel && channels <= kMostColumn &&
+           channels * height * stride <= kMostColumn;
+  };
+  return s.stride_height <= kMostStride && s.stride_width <= kMostStride &&
+         s.out_channels <= kMostColumn &&
+         small(s.in_channels, s.kernel_height, s.kernel_width, s.stride_width) &&
+         small(s.out_channels, layer.rec_kernel_height, layer.rec_kernel_width, 1);
+}
+
 template <class Mem, std::size_t kCount>
 const QconvLifKernel<Mem>& PickLayer(Target target, const QconvLifLayer& layer,
                                      const QconvLifEntry<Mem> (&entries)[kCount]) {
+  if (!IsUsual(layer)) return entries[0].kernel();
   for (std::size_t i = kCount - 1; i > 0; --i) {
     if (entries[i].target > target) continue;
     const QconvLifKernel<Mem>& kernel = entries[i].kernel();

@@ -69,6 +69,32 @@ void TestDistinct() {
   }
 }
 
+// Layers of sizes that the fast kernels would take too much memory for.
+void TestUnusual() {
+  const std::vector<std::int32_t> threshold(1 << 16, 1);
+  const std::vector<std::int8_t> weight(1 << 16, 1);
+  QconvLifLayer usual{};
+  usual.shape = {1, 8, 8, 8, 4, 8, 8, 3, 3, 1, 1, 1, 1};
+  usual.packed_x = true;
+  usual.threshold = threshold.data();
+  usual.weight = weight.data();
+  const auto is_scalar = [](const QconvLifLayer& layer) {
+    const auto* kernel = &QconvLifFor<std::int16_t>(SupportedTargets().back(), layer);
+    return kernel == &QconvLifFor<std::int16_t>(Target::kScalar, layer);
+  };
+  CHECK(is_scalar(usual) == (SupportedTargets().size() == 1), "usual");
+  const auto unusual = [&](const char* what, auto change) {
+    QconvLifLayer layer = usual;
+    change(&layer);
+    CHECK(is_scalar(layer), what);
+  };
+  unusual("stride", [](QconvLifLayer* l) { l->shape.stride_width = 17; });
+  unusual("kernel", [](QconvLifLayer* l) { l->shape.kernel_height = 65; });
+  unusual("own kernel", [](QconvLifLayer* l) { l->rec_kernel_width = 65; });
+  unusual("channels", [](QconvLifLayer* l) { l->shape.in_channels = 1 << 14; });
+  unusual("own channels", [](QconvLifLayer* l) { l->shape.out_channels = 1 << 16; });
+}
+
 }  // namespace
 }  // namespace lif_op
 
@@ -77,5 +103,6 @@ int main() {
   lif_op::TestForced();
   lif_op::TestRefused();
   lif_op::TestDistinct();
+  lif_op::TestUnusual();
   return lif_op::testing::Report("dispatch_test");
 }

@@ -61,23 +61,32 @@ Status* CurrentExceptionStatus(const Api& api, const char* op) noexcept {
   }
 }
 
+void NodeInfo::CheckFound(Status* status, const char* name, const char* kind) const {
+  if (status == nullptr) return;
+  api_.ReleaseStatus(
+      status);  // it says neither which op it is about nor, of lists, which attribute
+  throw std::invalid_argument("attribute '" + std::string(name) + "' is missing or not " + kind);
+}
+
 std::int64_t NodeInfo::Int(const char* name) const {
   std::int64_t value = 0;
-  Check(api_.KernelInfoGetAttribute_int64(info_, name, &value));
+  CheckFound(api_.KernelInfoGetAttribute_int64(info_, name, &value), name, "an integer");
   return value;
 }
 
 std::string NodeInfo::String(const char* name) const {
   std::size_t size = 0;  // the terminating zero included
-  Check(api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size));
-  std::vector<char> text(size + 1, '\0');
+  CheckFound(api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size), name, "a text");
+  std::string text(size, '\0');
   Check(api_.KernelInfoGetAttribute_string(info_, name, text.data(), &size));
-  return text.data();
+  text.resize(size > 0 ? size - 1 : 0);
+  return text;
 }
 
 Dims NodeInfo::Ints(const char* name) const {
   std::size_t size = 0;
-  Check(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size));
+  CheckFound(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size), name,
+             "a list of integers");
   Dims values(size);
   Check(api_.KernelInfoGetAttributeArray_int64(info_, name, values.data(), &size));
   return values;

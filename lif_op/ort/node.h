@@ -51,6 +51,9 @@ class NodeInfo {
   const Value* ConstantInput(std::size_t index) const;
 
  private:
+  // Throws std::invalid_argument where the runtime found no attribute of that kind.
+  void CheckFound(Status* status, const char* name, const char* kind) const;
+
   const Api& api_;
   const KernelInfo* info_;
 };

@@ -1,5 +1,7 @@
 #include "ort/qconv_node.h"
 
+#include <algorithm>
+
 namespace lif_op::ort {
 namespace {
 
@@ -18,16 +20,43 @@ QconvShape WeightShape(const Dims& weight) {
   return shape;
 }
 
+// The fast kernels lay out the padded input once per place within a stride, for whole vectors of
+// outputs. With strides and pads as no network has them that is far more than there is input, and
+// the scalar kernel, which lays out nothing, takes their place.
+const QconvKernel& KernelFor(Target target, const Dims& strides, const Dims& pads) {
+  constexpr std::int64_t kMostStride = 16;
+  constexpr std::int64_t kMostPad = 1024;
+  CheckConvAttributes(strides, pads);
+  const bool usual = *std::max_element(strides.begin(), strides.end()) <= kMostStride &&
+                     *std::max_element(pads.begin(), pads.end()) <= kMostPad;
+  return QconvFor(usual ? target : Target::kScalar);
+}
+
+// Whether there is something to pack. A weight of a wrong rank is reported when the node runs,
+// together with the other inputs; one without elements may have dimensions of any size.
+bool IsWeight(const Dims& dims) {
+  return dims.size() == 4 && std::find(dims.begin(), dims.end(), 0) == dims.end();
+}
+
+// The convolution where it adds nothing to the bias, or has no outputs.
+void BiasAlone(const QconvShape& shape, const std::int32_t* bias, std::int32_t* acc) {
+  const std::int64_t plane = shape.out_height * shape.out_width;
+  const std::int64_t planes = shape.out_channels == 0 ? 0 : shape.batch * shape.out_channels;
+  for (std::int64_t i = 0; i < planes; ++i) {
+    std::fill_n(acc + i * plane, plane, bias[i % shape.out_channels]);
+  }
+}
+
 }  // namespace
 
 QconvNode::QconvNode(const Api& api, const NodeInfo& info, Target target)
-    : kernel_(QconvFor(target)), strides_(info.Ints("strides")), pads_(info.Ints("pads")) {
-  CheckConvAttributes(strides_, pads_);
+    : strides_(info.Ints("strides")),
+      pads_(info.Ints("pads")),
+      kernel_(KernelFor(target, strides_, pads_)) {
   const Value* constant = info.ConstantInput(1);
   if (constant == nullptr) return;
   const Tensor weight = ReadTensor(api, constant);
-  // A weight of a wrong rank is reported when the node runs, together with the other inputs.
-  if (weight.dims.size() == 4) constant_weight_ = Pack(WeightShape(weight.dims), weight);
+  if (IsWeight(weight.dims)) constant_weight_ = Pack(WeightShape(weight.dims), weight);
 }
 
 AlignedMemory QconvNode::Pack(const QconvShape& shape, const Tensor& weight) const {
@@ -41,14 +70,18 @@ void QconvNode::Compute(const NodeRun& run) const {
   const Tensor weight = run.Input(1);
   const Tensor bias = run.Input(2);
   const QconvShape shape = CheckQconv(x.dims, weight.dims, bias.dims, strides_, pads_);
+  const Dims acc_dims = {shape.batch, shape.out_channels, shape.out_height, shape.out_width};
+  auto* acc = static_cast<std::int32_t*>(run.Output(0, acc_dims));
+  if (shape.batch == 0 || !IsWeight(weight.dims)) {
+    return BiasAlone(shape, bias.As<const std::int32_t>(), acc);
+  }
   const AlignedMemory packed = constant_weight_ ? nullptr : Pack(shape, weight);
   const ScratchMemory scratch = run.Scratch(kernel_.scratch_bytes(shape));
-  const Dims acc_dims = {shape.batch, shape.out_channels, shape.out_height, shape.out_width};
   const QconvArgs args{shape,
                        x.As<const std::uint8_t>(),
                        constant_weight_ ? constant_weight_.get() : packed.get(),
                        bias.As<const std::int32_t>(),
-                       static_cast<std::int32_t*>(run.Output(0, acc_dims)),
+                       acc,
                        scratch.data()};
   run.ParallelFor(kernel_.input_items(shape), 1,
                   [&](Range items) { kernel_.pack_input(args, items); });
@@ -66,7 +99,7 @@ QconvPackedNode::QconvPackedNode(const Api& api, const NodeInfo& info, Target ta
   const Value* constant = info.ConstantInput(1);
   if (constant == nullptr) return;
   const Tensor weight = ReadTensor(api, constant);
-  if (weight.dims.size() == 4) constant_weight_ = Pack(WeightShape(weight.dims), weight);
+  if (IsWeight(weight.dims)) constant_weight_ = Pack(WeightShape(weight.dims), weight);
 }
 
 AlignedMemory QconvPackedNode::Pack(const QconvShape& shape, const Tensor& weight) const {
@@ -80,11 +113,15 @@ void QconvPackedNode::Compute(const NodeRun& run) const {
   const Tensor weight = run.Input(1);
   const Tensor bias = run.Input(2);
   const QconvShape shape = CheckQconvPacked(x.dims, weight.dims, bias.dims, strides_, pads_);
-  const AlignedMemory packed = constant_weight_ ? nullptr : Pack(shape, weight);
   const Dims acc_dims = {shape.batch, shape.out_channels, shape.out_height, shape.out_width};
-  const QconvPackedArgs args{
-      shape, x.As<const std::uint32_t>(), constant_weight_ ? constant_weight_.get() : packed.get(),
-      bias.As<const std::int32_t>(), static_cast<std::int32_t*>(run.Output(0, acc_dims))};
+  auto* acc = static_cast<std::int32_t*>(run.Output(0, acc_dims));
+  if (shape.batch == 0 || !IsWeight(weight.dims)) {
+    return BiasAlone(shape, bias.As<const std::int32_t>(), acc);
+  }
+  const AlignedMemory packed = constant_weight_ ? nullptr : Pack(shape, weight);
+  const QconvPackedArgs args{shape, x.As<const std::uint32_t>(),
+                             constant_weight_ ? constant_weight_.get() : packed.get(),
+                             bias.As<const std::int32_t>(), acc};
   run.ParallelFor(shape.batch * shape.out_height, kPackedRows,
                   [&](Range rows) { kernel_.compute(args, rows); });
 }

@@ -23,9 +23,9 @@ class QconvNode {
  private:
   AlignedMemory Pack(const QconvShape& shape, const Tensor& weight) const;
 
-  const QconvKernel& kernel_;
   Dims strides_;
   Dims pads_;
+  const QconvKernel& kernel_;
   AlignedMemory constant_weight_;  // null where the weight is no constant of the graph
 };
 

@@ -1,5 +1,6 @@
 #include "ort/spikes_node.h"
 
+#include <cstdint>
 #include <stdexcept>
 
 #include "lif_op/check.h"
@@ -12,11 +13,16 @@ constexpr std::int64_t kRows = 8;
 
 std::int64_t Channels(const NodeInfo& info) {
   const std::int64_t channels = info.Int("channels");
-  if (channels < 1) {
-    throw std::invalid_argument("attribute 'channels' must be at least 1, got " +
-                                std::to_string(channels));
+  if (channels < 1 || channels > INT32_MAX) {
+    throw std::invalid_argument("attribute 'channels' must be from 1 to " +
+                                std::to_string(INT32_MAX) + ", got " + std::to_string(channels));
   }
   return channels;
+}
+
+// Rows without pixels may be any number.
+std::int64_t Rows(const SpikeShape& shape) {
+  return shape.width == 0 ? 0 : shape.batch * shape.height;
 }
 
 }  // namespace
@@ -29,7 +35,7 @@ void PackSpikesNode::Compute(const NodeRun& run) const {
   const SpikeShape shape = CheckSpikes({"spikes", spikes.dims}, channels_);
   void* packed =
       run.Output(0, {shape.batch, shape.height, shape.width, lif_op::WordsFor(channels_)});
-  run.ParallelFor(shape.batch * shape.height, kRows, [&](Range rows) {
+  run.ParallelFor(Rows(shape), kRows, [&](Range rows) {
     PackSpikes(shape, spikes.As<const std::uint8_t>(), static_cast<std::uint32_t*>(packed), rows);
   });
 }
@@ -48,7 +54,7 @@ void UnpackSpikesNode::Compute(const NodeRun& run) const {
   const Tensor packed = run.Input(0);
   const SpikeShape shape = CheckPackedSpikes({"packed", packed.dims}, channels_);
   void* spikes = run.Output(0, {shape.batch, channels_, shape.height, shape.width});
-  run.ParallelFor(shape.batch * shape.height, kRows, [&](Range rows) {
+  run.ParallelFor(Rows(shape), kRows, [&](Range rows) {
     UnpackSpikes(shape, packed.As<const std::uint32_t>(), static_cast<std::uint8_t*>(spikes), rows);
   });
 }

@@ -4,6 +4,7 @@ as nodes of ONNX Runtime, gives the bits of the NumPy references."""
 from __future__ import annotations
 
 import concurrent.futures
+import resource
 from dataclasses import dataclass
 from typing import Any
 
@@ -419,6 +420,30 @@ def test_wrong_attributes_are_named() -> None:
             op_models.session(model, lif_op.register)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("strides", None, "'strides' is missing or not a list of integers"),
+        ("pads", None, "'pads' is missing or not a list of integers"),
+        ("pads", [1.0] * 4, "'pads' must hold 4 integers"),
+        ("frac_bits", None, "'frac_bits' is missing or not an integer"),
+        ("frac_bits", 1.5, "'frac_bits' is missing or not an integer"),
+        ("reset", None, "'reset' is missing or not a text"),
+        ("reset", 1, "'reset' is missing or not a text"),
+        ("reset", "zero\0", "'reset' must be zero, subtract or none"),
+    ],
+)
+def test_missing_attributes_and_those_of_a_wrong_kind_are_named(
+    name: str, wrong: Any, message: str
+) -> None:
+    attributes = {n: v for n, v in LAYER.attributes.items() if n != name}
+    if wrong is not None:
+        attributes[name] = wrong
+    model, _ = node_model(Layer(LAYER.op_type, LAYER.inputs, attributes), constant=True)
+    with pytest.raises(Exception, match=f"snn::QConvLIFRec: attribute {message}"):
+        op_models.session(model, lif_op.register)
+
+
 @pytest.mark.parametrize("channels", [0, -3])
 def test_packing_of_no_channels_is_refused(channels: int) -> None:
     packed = np.zeros((1, 2, 2, 1), np.uint32)
@@ -446,6 +471,105 @@ def test_dimensions_that_overflow_are_refused_before_anything_is_allocated() -> 
     weight = np.zeros((2**20, 0, 2**20, 2**20), np.int8)
     with pytest.raises(ValueError, match="input 'weight' is too large"):
         _core.qconv_lif(**(layer.inputs | {"weight": weight}), **layer.attributes)
+
+
+def memory_peak() -> int:
+    """Bytes this process had at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.usefixtures("target")
+@pytest.mark.parametrize("packed", [False, True])
+def test_sizes_as_no_network_has_them(packed: bool) -> None:
+    """Strides, kernels and channels far beyond the usual: equal, in memory for the tensors."""
+    far: dict[str, Any] = {"packed": packed, "pads": (0, 0, 0, 0)}
+    layers = [
+        make_layer(1, recurrent=True, size=(1, 1), kernel=(1, 1), strides=(65536, 65536), **far),
+        make_layer(2, cin=2, cout=2, size=(300, 2), kernel=(300, 1), **far),
+        make_layer(3, cin=3, cout=2, size=(2, 300), kernel=(1, 300), **far),
+        make_layer(4, cin=40_000, cout=3, size=(2, 2), kernel=(1, 1), **far),
+        make_layer(5, cin=1, cout=1, size=(200, 200), kernel=(200, 200), **far),
+        make_layer(6, cin=1, cout=1, size=(1, 1), **(far | {"pads": (200, 200, 200, 200)})),
+    ]
+    models = [(layer, *node_model(layer, constant=True)) for layer in layers]
+    expected = [layer.expected() for layer in layers]
+    before = memory_peak()
+    for (_, model, inputs), wanted in zip(models, expected, strict=True):
+        op_models.assert_same(op_models.session(model, lif_op.register).run(None, inputs), wanted)
+    assert memory_peak() - before < 64 << 20
+
+
+@pytest.mark.usefixtures("target")
+@pytest.mark.parametrize("packed", [False, True])
+def test_convolutions_of_sizes_as_no_network_has_them(packed: bool) -> None:
+    cases: list[Any] = [
+        ((1, 32, 1000, 1), 3, (1, 1), (1, 65536), (0, 0, 0, 0)),
+        ((1, 4, 1, 1), 3, (1, 1), (60_000, 60_000), (65_536, 65_536, 65_536, 65_536)),
+    ]
+    for seed, case in enumerate(cases):
+        inputs, attributes = packed_convolution(seed, case)
+        wanted = inputs["bias"].reshape(1, -1, 1, 1) + np.zeros((1, 3, 3, 3), np.int32)
+        if seed == 0:
+            wanted = spec.qconv(**inputs, **attributes)
+        if not packed:
+            inputs["x"] = spec.unpack_spikes(inputs["x"], inputs["weight"].shape[1])
+        model = op_models.single_node("QConv", inputs, {"acc": np.int32}, **attributes)
+        before = memory_peak()
+        op_models.assert_same(op_models.session(model, lif_op.register).run(None, inputs), [wanted])
+        assert memory_peak() - before < 64 << 20
+
+
+HUGE = 2**22
+
+
+@pytest.mark.usefixtures("target")
+@pytest.mark.parametrize("constant", [False, True])
+def test_tensors_without_elements_take_no_time(constant: bool) -> None:
+    """However many rows, positions or channels they have."""
+    bias = np.arange(3, dtype=np.int32)
+    for x, weight in (
+        (np.zeros((1, 0, HUGE, 4), np.uint8), np.zeros((3, 0, HUGE, 2), np.int8)),
+        (np.zeros((1, HUGE, 4, 0), np.uint32), np.zeros((3, 0, HUGE, 2), np.int8)),
+        (np.zeros((HUGE, HUGE, 0, 1), np.uint32), np.zeros((0, 1, 1, 1), np.int8)),
+    ):
+        inputs = {"x": x, "weight": weight, "bias": bias[: weight.shape[0]]}
+        constants = {n: inputs.pop(n) for n in ("weight", "bias") if constant}
+        model = op_models.single_node(
+            "QConv",
+            inputs,
+            {"acc": np.int32},
+            constants=constants,
+            strides=(1, 1),
+            pads=(0, 0, 0, 1) if x.shape[2] == 0 else (0, 0, 0, 0),
+        )
+        (acc,) = op_models.session(model, lif_op.register).run(None, inputs)
+        if weight.shape[0]:
+            op_models.assert_same([acc], [np.broadcast_to(bias.reshape(1, 3, 1, 1), (1, 3, 1, 3))])
+        else:
+            assert acc.shape == (HUGE, 0, HUGE, 1)
+    for op_type, x, kind in (
+        ("PackSpikes", np.zeros((HUGE, 1, HUGE, 0), np.uint8), np.uint32),
+        ("UnpackSpikes", np.zeros((HUGE, HUGE, 0, 1), np.uint32), np.uint8),
+    ):
+        model = op_models.single_node(op_type, {"x": x}, {"y": kind}, channels=1)
+        assert op_models.session(model, lif_op.register).run(None, {"x": x})[0].size == 0
+
+
+def test_a_weight_of_no_input_channels_is_not_packed() -> None:
+    """Its output channels are not counted before the bias confirms them."""
+    weight = np.zeros((2**40, 0, 1, 1), np.int8)
+    for x in (np.zeros((1, 0, 2, 2), np.uint8), np.zeros((1, 2, 2, 0), np.uint32)):
+        model = op_models.single_node(
+            "QConv",
+            {"x": x},
+            {"acc": np.int32},
+            constants={"weight": weight, "bias": np.zeros(3, np.int32)},
+            strides=(1, 1),
+            pads=(0, 0, 0, 0),
+        )
+        session = op_models.session(model, lif_op.register)
+        with pytest.raises(Exception, match="snn::QConv: input 'bias' must have shape"):
+            session.run(None, {"x": x})
 
 
 def test_empty_batches() -> None:

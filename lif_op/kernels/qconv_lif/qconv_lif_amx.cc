@@ -24,6 +24,14 @@ std::int64_t WeightBytes(const QconvLifLayer& layer, const Convolution& c) {
   return c.kernel_height * BlocksOf(layer) * BlockBytes(c);
 }
 
+// Weights are packed once per row of a kernel: more rows than these are left to other targets.
+template <class Mem>
+bool SupportsTiles(const QconvLifLayer& layer) {
+  constexpr std::int64_t kMostRows = 11;
+  return layer.shape.kernel_height <= kMostRows && layer.rec_kernel_height <= kMostRows &&
+         Supports<Mem>(layer);
+}
+
 std::size_t PackedBytes(const QconvLifLayer& layer) {
   std::int64_t bytes = ConstantBytes(layer);
   for (const Convolution& c : ConvolutionsOf(layer).of) bytes += WeightBytes(layer, c);
@@ -341,7 +349,7 @@ void Compute(const QconvLifArgs<Mem>& args, Range rows, void* scratch) {
 }
 
 template <class Mem>
-constexpr QconvLifKernel<Mem> kKernel = {Supports<Mem>, PackedBytes, Pack<Mem>, ScratchBytes,
+constexpr QconvLifKernel<Mem> kKernel = {SupportsTiles<Mem>, PackedBytes, Pack<Mem>, ScratchBytes,
                                          Compute<Mem>};
 
 }  // namespace
