@@ -11,8 +11,10 @@ from bench.errors import BenchError
 from calib_data.events import Events
 from calib_data.npz import open_events
 from calib_data.windows import iterate_windows
-from runtime.artifact import Artifact
+from runtime.artifact import Artifact, LoadedModel
+from runtime.graph_checks import check_state_bytes
 from runtime.runner import Array, encode
+from runtime.session import MAX_STATE_BYTES
 
 DEFAULT_DENSITY = 0.061
 """Events per pixel and window: 1000 at 128 x 128, what the published networks were trained on."""
@@ -41,6 +43,25 @@ def random_windows(
             )
         )
     return windows
+
+
+def check_size(loaded: LoadedModel, resolution: tuple[int, int]) -> None:
+    """Refuse a size at which no session of the artifact is made, before events are drawn for it.
+
+    Raises ArtifactError when its states would be too big, BenchError for another size than the
+    artifact's only one, or a side that coordinates of events do not reach.
+    """
+    artifact, (height, width) = loaded.artifact, resolution
+    if not artifact.spatial_free and (height, width) != artifact.resolution:
+        own = " x ".join(map(str, artifact.resolution))
+        raise BenchError(
+            f"{loaded.path} is made for {own}, not for {height} x {width}; export it without a "
+            "resolution or with that one"
+        )
+    check_state_bytes(artifact, 1, resolution, MAX_STATE_BYTES, str(loaded.path))
+    furthest = int(np.iinfo(np.int16).max)
+    if max(resolution) > furthest:
+        raise BenchError(f"resolution {height} x {width}: a side is at most {furthest}")
 
 
 def recorded_windows(

@@ -29,7 +29,7 @@ from rich.table import Table
 import lif_op
 from bench import machine
 from bench.errors import BenchError
-from bench.kernel_cases import Case, Setting, cases
+from bench.kernel_cases import KERNEL, Case, Setting, cases
 from bench.kernel_node import KernelNode, NoKernelError
 from bench.peaks import VNNI, Peak, Stream, ceiling, peaks
 from bench.spikes import PATTERNS
@@ -125,6 +125,17 @@ def _best(amount: int, timing: Timing) -> float:
     return amount / float(timing.seconds.min())
 
 
+def _check_shape(channels: int, size: tuple[int, int]) -> None:
+    """Refuse a layer whose neurons or weights are too many to make up."""
+    most = 1 << 27
+    elements = max(channels * size[0] * size[1], channels**2 * KERNEL**2)
+    if elements > most:
+        raise BenchError(
+            f"shape {channels} x {size[0]} x {size[1]}: {elements} neurons or weights, more than "
+            f"{most}; choose a smaller one"
+        )
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     arguments = _parser().parse_args(argv)
@@ -140,6 +151,7 @@ def main(argv: list[str] | None = None) -> int:
         PATTERNS[arguments.clustered],
         arguments.weight_bits,
     )
+    _check_shape(channels, (size[0], size[1]))
     wanted = [case for case in cases(setting) if case.op in arguments.kernels]
     found = peaks()
     report: Row = {

@@ -36,7 +36,7 @@ from bench.operators import operator_times
 from bench.qlinear import QlinearStream, channels_last
 from calib_data import console
 from calib_data.events import Events
-from calib_data.files import atomic_path
+from calib_data.files import atomic_path, check_writable
 from calib_data.windows import MODES
 from runtime.arguments import positive
 from runtime.artifact import LoadedModel, load_model
@@ -212,6 +212,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     arguments = _parser().parse_args(argv)
     start_command()
+    if arguments.json is not None:
+        check_writable(arguments.json)
     against = arguments.against or float_sibling(arguments.model)
     loaded = [load_model(path) for path in (arguments.model, against) if path is not None]
     windows, resolution = _windows(arguments, loaded)
@@ -248,6 +250,8 @@ def _windows(
         height, width = arguments.resolution or loaded[0].artifact.resolution
         if min(height, width) < 1:
             raise BenchError(f"resolution {height} x {width}: both sides must be at least 1")
+        for model in loaded:
+            inputs.check_size(model, (height, width))
         density = inputs.DEFAULT_DENSITY if arguments.density is None else arguments.density
         count = min(arguments.steps, _DISTINCT_WINDOWS)
         return inputs.random_windows((height, width), density, count), (height, width)

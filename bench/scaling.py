@@ -248,6 +248,8 @@ def main(argv: list[str] | None = None) -> int:
     if stock is not None and stock.artifact.kind != "float":
         raise BenchError(f"{against}: stock is a float artifact, this is {stock.artifact.kind}")
     default = SIZES if loaded.artifact.spatial_free else (loaded.artifact.resolution,)
+    for size in arguments.sizes or default:
+        inputs.check_size(loaded, size)
     densities = sorted({percent / 100 for percent in arguments.densities})
     values = scale(
         loaded,

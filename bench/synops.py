@@ -28,9 +28,7 @@ from calib_data.windows import MODES, default_window
 from runtime.arguments import positive, positive_length
 from runtime.artifact import LoadedModel, load_model
 from runtime.evaluate import table_console
-from runtime.graph_checks import check_state_bytes
 from runtime.house import start_command
-from runtime.session import MAX_STATE_BYTES
 
 DEFAULT_STEPS = 100
 _DISTINCT_WINDOWS = 64
@@ -96,9 +94,7 @@ def _windows(
     """The windows to count on, and their size: the recording's, the one given, the artifact's."""
     if arguments.data is None:
         height, width = arguments.resolution or loaded.artifact.resolution
-        check_state_bytes(
-            loaded.artifact, 1, (height, width), MAX_STATE_BYTES, str(arguments.models[0])
-        )
+        inputs.check_size(loaded, (height, width))
         density = inputs.DEFAULT_DENSITY if arguments.density is None else arguments.density
         distinct = min(arguments.steps, _DISTINCT_WINDOWS)
         windows = inputs.random_windows((height, width), density, distinct)

@@ -26,6 +26,7 @@ def run(
 
     An exception whose class has a true attribute ``user_error``, and any OSError, prints
     ``error: <message>`` and gives status 2; Ctrl-C gives 130; a closed output pipe gives 141.
+    So does a MemoryError, which sizes on the command line can cause.
     Every other exception is a fault of the program and keeps its traceback.
     """
     try:
@@ -33,6 +34,9 @@ def run(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except MemoryError as error:
+        print(f"error: out of memory ({_one_line(error)})", file=sys.stderr)
+        return EXIT_USER_ERROR
     except BrokenPipeError:
         # The reader has gone; without this the interpreter complains while it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

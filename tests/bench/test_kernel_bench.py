@@ -104,6 +104,8 @@ def test_command(library: None, tmp_path: Path, capsys: Any) -> None:
         (["--targets", "z80"], "target 'z80' does not run here; there are scalar"),
         (["--density", "2"], "density 2: expected 0 to 1"),
         (["--json", "."], "is a folder"),
+        (["--shape", "32", "100000", "100000"], "320000000000 neurons or weights, more than"),
+        (["--shape", "100000", "1", "1"], "90000000000 neurons or weights, more than"),
     ],
 )
 def test_errors_are_one_line(

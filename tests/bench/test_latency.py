@@ -93,6 +93,8 @@ def test_free_size_is_chosen(make_file: Any, tmp_path: Path) -> None:
         (["--data", "absent.h5"], "absent.h5"),
         (["--against", "absent.onnx"], "absent.onnx"),
         (["--resolution", "8", "8"], "made for 12 x 16, not for 8 x 8"),
+        (["--resolution", "200000", "200000"], "made for 12 x 16, not for 200000 x 200000"),
+        (["--json", "."], "is a folder"),
     ],
 )
 def test_errors_are_one_line(
@@ -101,6 +103,16 @@ def test_errors_are_one_line(
     assert run(make_file(), "--steps", 2, *arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [((200_000, 200_000), "states need"), ((1, 40_000), "at most 32767")]
+)
+def test_huge_sizes_are_refused_before_events_are_drawn(
+    make_file: Any, capsys: Any, size: tuple[int, int], message: str
+) -> None:
+    assert run(make_file("m.onnx", resolution=None), "--resolution", *size) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_short_recording(make_file: Any, recording: Path, capsys: Any) -> None:

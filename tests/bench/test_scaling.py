@@ -159,6 +159,7 @@ def test_json_without_stock(make_file: Any, capsys: Any) -> None:
         ("float", [], "integer artifacts only"),
         ("int8", ["--densities", "101"], "density 1.01"),
         ("int8", ["--sizes", "8x8"], "made for 12 x 16, not for 8 x 8"),
+        ("int8", ["--sizes", "100000x100000"], "made for 12 x 16, not for 100000 x 100000"),
         ("int8", ["--against", "absent.onnx"], "absent.onnx"),
     ],
 )

@@ -28,6 +28,7 @@ def _raise(error: BaseException) -> Callable[[list[str] | None], int]:
         (FileNotFoundError(2, "no such file", "x.h5"), 2, "error: x.h5: no such file\n"),
         (OSError("disk on fire"), 2, "error: disk on fire\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (MemoryError("no room for 3 TiB"), 2, "error: out of memory (no room for 3 TiB)\n"),
     ],
 )
 def test_user_errors_are_one_line(
