@@ -483,6 +483,7 @@ def _check_neuron(node: NodeProto, artifact: Artifact, constants: _Constants, wh
         _check_float_parameters(decay, threshold, label, where)
     if name is not None:
         _check_against_layer(node, artifact, name, decay, threshold, where)
+        _check_geometry(node, artifact, name, constants, where)
 
 
 def _check_integer_parameters(
@@ -552,6 +553,26 @@ def _check_against_layer(
             raise ArtifactError(
                 f"{where}: layer {name!r} has frac_bits {attribute.i} in the graph and "
                 f"{layer.frac_bits} in the metadata; export the file again"
+            )
+
+
+def _check_geometry(
+    node: NodeProto, artifact: Artifact, name: str, constants: _Constants, where: str
+) -> None:
+    """The metadata's kernel and stride of a layer are those of its fused node."""
+    layer = artifact.layer(name)
+    for weight, _ in _CONVOLUTIONS.get((node.domain, node.op_type), ())[:1]:
+        kernel = constants.array(node.input[weight], f"weight of layer {name!r}", where).shape[2:]
+        if kernel != (layer.kernel, layer.kernel):
+            raise ArtifactError(
+                f"{where}: layer {name!r} has a kernel of {_shape_text(kernel)} in the graph and "
+                f"of {layer.kernel} in the metadata; export the file again"
+            )
+    for attribute in node.attribute:
+        if attribute.name == "strides" and set(attribute.ints) != {layer.stride}:
+            raise ArtifactError(
+                f"{where}: layer {name!r} has strides {list(attribute.ints)} in the graph and "
+                f"{layer.stride} in the metadata; export the file again"
             )
 
 

@@ -91,12 +91,21 @@ def check_states(
 ) -> None:
     """Refuse state arrays that are not exactly the artifact's. Raises SessionError."""
     names = {state.input for state in artifact.states}
+    if not isinstance(states, Mapping):
+        raise SessionError(
+            f"states must be arrays by the name of their input, got {type(states).__name__}"
+        )
     if set(states) != names:
         odd = sorted(set(states) ^ names)
         raise SessionError(f"states given and expected differ in {', '.join(odd)}")
     for state in artifact.states:
         array = states[state.input]
         shape = state.resolved_shape(batch, *resolution)
+        if not isinstance(array, np.ndarray):
+            raise SessionError(
+                f"state {state.input!r} must be a NumPy array {state.dtype} {list(shape)}, got "
+                f"{type(array).__name__}"
+            )
         if array.dtype != np.dtype(state.dtype) or array.shape != shape:
             raise SessionError(
                 f"state {state.input!r} must be {state.dtype} {list(shape)}, got "

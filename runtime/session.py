@@ -16,7 +16,7 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -208,8 +208,12 @@ class Stream:
         when its states would be too big.
         """
         artifact = engine.artifact
-        if batch < 1:
-            raise SessionError(f"batch = {batch}: expected at least 1")
+        if not _is_count(batch):
+            raise SessionError(f"batch = {batch!r}: expected a whole number of at least 1")
+        if resolution is not None and not _is_size(resolution):
+            raise SessionError(
+                f"resolution = {resolution!r}: expected (H, W), whole numbers of at least 1"
+            )
         if not artifact.spatial_free:
             if resolution is not None and tuple(resolution) != artifact.resolution:
                 raise SessionError(
@@ -335,7 +339,7 @@ class Stream:
         """Take an open size from a state whose height and width are the image's."""
         for state in self.artifact.states:
             if "H" in state.shape and "W" in state.shape and state.input in states:
-                shape = states[state.input].shape
+                shape = np.shape(states[state.input])
                 if len(shape) == len(state.shape):
                     size = (shape[state.shape.index("H")], shape[state.shape.index("W")])
                     self._buffers, self._resolution = self._allocate(size), size
@@ -434,6 +438,15 @@ def _aligned(shape: tuple[int, ...], dtype: Any, fill: float) -> Array:
     array = raw[start : start + count * kind.itemsize].view(kind).reshape(shape)
     array[...] = fill
     return array
+
+
+def _is_count(value: Any) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and int(value) >= 1
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2 and all(map(_is_count, value))
 
 
 def _size(resolution: tuple[int, int]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import parity_replay
 import pytest
 
@@ -20,7 +22,8 @@ from export.graphs.builder import Dims
 from export.graphs.integer import integer_model
 from models import load_checkpoint, shipped_checkpoint
 from quant import QuantOptions, quantize
-from runtime import parity
+from runtime import ArtifactError, load_model, parity
+from runtime.metadata import METADATA_KEY
 from runtime.runner import Array
 from runtime.session import StatefulSession, Stream
 
@@ -89,6 +92,27 @@ def test_the_shipped_network(
     steps = [(events, events) for events in moving_counts(count, RESOLUTION)]
     result = parity.compare(fused, separate, steps)
     assert result.equal and result.steps == count and not result.silent_layers
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kernel": 5}, r"layer '.*' has a kernel of \[3, 3\] in the graph and of 5"),
+        ({"stride": 2}, r"layer '.*' has strides \[1, 1\] in the graph and 2"),
+    ],
+)
+def test_metadata_of_another_geometry_is_refused(
+    changes: dict[str, int], message: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for number in range(2):
+        model = onnx.load(files[0])
+        entry = next(p for p in model.metadata_props if p.key == METADATA_KEY)
+        metadata = json.loads(entry.value)
+        metadata["layers"][number].update(changes)
+        entry.value = json.dumps(metadata)
+        onnx.save(model, tmp_path / "other.onnx")
+        with pytest.raises(ArtifactError, match=message):
+            load_model(tmp_path / "other.onnx")
 
 
 def drive(stream: Stream, windows: list[Array]) -> list[dict[str, Array]]:

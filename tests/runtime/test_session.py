@@ -169,6 +169,10 @@ def test_states_can_be_put_back(make_file: Any, counts: Any) -> None:
         session.set_states(saved | {"mem.head": saved["mem.head"][:, :2]})
     with pytest.raises(SessionError, match="differ in extra"):
         session.set_states(saved | {"extra": saved["mem.head"]})
+    with pytest.raises(SessionError, match=r"'mem.head' must be a NumPy array .*got list"):
+        session.set_states(saved | {"mem.head": saved["mem.head"].tolist()})
+    with pytest.raises(SessionError, match="arrays by the name of their input, got list"):
+        session.set_states(list(saved.values()))  # type: ignore[arg-type]
 
 
 def test_streams_are_independent_and_thread_safe(make_file: Any, counts: Any) -> None:
@@ -335,8 +339,12 @@ def test_other_size_than_the_files(make_file: Any) -> None:
         StatefulSession(make_file(), resolution=(8, 8))
     with pytest.raises(SessionError, match="takes a batch of 1, not 2"):
         StatefulSession(make_file(), batch=2)
-    with pytest.raises(SessionError, match="batch = 0"):
-        StatefulSession(make_file(resolution=None), batch=0)
+    for batch in (0, 2.5, "2", True):
+        with pytest.raises(SessionError, match=f"batch = {batch!r}: expected a whole number"):
+            StatefulSession(make_file(resolution=None), batch=batch)  # type: ignore[arg-type]
+    for size in ((0, 5), (-1, 5), (6.5, 7), ("6", 7), (6,), 6):
+        with pytest.raises(SessionError, match=r"resolution = .*: expected \(H, W\)"):
+            StatefulSession(make_file(resolution=None), resolution=size)  # type: ignore[arg-type]
 
 
 def test_states_too_big_are_refused(make_file: Any) -> None:
