@@ -54,7 +54,13 @@ class FunctionPass(Pass):
 
 
 class GraphPass(Pass, ir.passes.InPlacePass):
-    """A pass over the graph."""
+    """A pass over the graph.
+
+    ``counts_on_bodies``: it uses ops of domain snn as this version defines them, which the bodies
+    of a file from another version might not.
+    """
+
+    counts_on_bodies: ClassVar[bool] = False
 
     @abstractmethod
     def rewrite(self, model: ir.Model) -> int:

@@ -45,6 +45,7 @@ class FuseConvLif(GraphPass):
     """
 
     name = "fuse_conv_lif"
+    counts_on_bodies = True
     summary = "snn::QConv and snn::QLIF become snn::QConvLIF or snn::QConvLIFRec, spikes packed"
 
     def rewrite(self, model: ir.Model) -> int:

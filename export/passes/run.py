@@ -8,10 +8,14 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
+from export.errors import ExportError
 from export.passes.base import FunctionPass, GraphPass
 from export.passes.signatures import check_library_calls
 from export.passes.validity import check_constants, check_types, check_valid
+from lif_op.spec import DOMAIN
+from runtime.errors import ArtifactError
 from runtime.graph import LIBRARY_DOMAINS
+from runtime.graph_checks import check_functions
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ def run_passes(
 
     Raises:
         PassError: a node that a pass has to rewrite and cannot.
-        ExportError: the model is not valid ONNX before or after, or calls an op of the library in
-            another way than its definition.
+        ExportError: the model is not valid ONNX before or after, calls an op of the library in
+            another way than its definition, or brings another definition to a pass that counts on
+            this version's.
     """
     given = "the model given to the passes"
     check_valid(model, given)
@@ -57,6 +62,8 @@ def run_passes(
             graph, bodies = _parse(proto)
         else:
             changes = entry.rewrite(graph)
+            if changes and entry.counts_on_bodies:
+                _check_bodies(bodies, entry.name)
         reports.append(PassReport(entry.name, changes, graph.graph.num_nodes()))
         last = entry.name
     result = _serialize(graph, bodies)
@@ -73,6 +80,15 @@ def _parse(model: onnx.ModelProto) -> tuple[ir.Model, list[onnx.FunctionProto]]:
     del bare.functions[:]
     bare.functions.extend(kept)
     return ir.from_proto(bare), bodies
+
+
+def _check_bodies(bodies: list[onnx.FunctionProto], name: str) -> None:
+    """Refuse definitions of ops of domain snn that are not this version's."""
+    own = onnx.ModelProto(functions=[body for body in bodies if body.domain == DOMAIN])
+    try:
+        check_functions(own, f"pass {name}")
+    except ArtifactError as error:
+        raise ExportError(str(error)) from error
 
 
 def _serialize(graph: ir.Model, bodies: list[onnx.FunctionProto]) -> onnx.ModelProto:

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 import lif_op.spec
+from export.errors import ExportError
 from export.files import write_model
 from export.graphs.builder import Dims
 from export.graphs.integer import integer_model
 from export.passes import run_passes
 from export.passes.attach_functions import AttachFunctions
+from export.passes.clean import Clean
 from export.passes.fuse_conv_lif import FuseConvLif
 from quant import IntegerNetwork, QuantOptions, quantize
 from runtime.artifact import load_model
@@ -75,6 +77,19 @@ def test_the_network_is_the_same(
                 np.testing.assert_array_equal(have, want)
             np.testing.assert_array_equal(runner.outputs()["flow_acc"], expected.flow_acc.numpy())
     assert states is not None and states["head"].spike.any()
+
+
+def test_bodies_of_another_version_are_refused(active_network: Make) -> None:
+    """A pass that uses ops as this version defines them asks; others leave bodies alone."""
+    spec = quantize(active_network("LIFFireNet_short", channels=5), QuantOptions())
+    model = integer_model(spec, Dims(RESOLUTION, False), fused=False)
+    body = next(function for function in model.functions if function.name == "QConv")
+    last = body.output[0]
+    body.node.append(onnx.helper.make_node("Identity", [last], ["older"]))
+    body.output[0] = "older"
+    run_passes(model, [Clean()])
+    with pytest.raises(ExportError, match="fuse_conv_lif: the embedded body of snn::QConv is not"):
+        run_passes(model, [FuseConvLif()])
 
 
 def test_its_parts(sources: Any, tmp_path: Path) -> None:
