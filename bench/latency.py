@@ -1,11 +1,13 @@
 """Time per step of an artifact, beside another one.
 
     python -m bench.latency model.int8.onnx [--against model.float.onnx] [--threads N] [--steps N]
-        [--resolution H W] [--data F.h5 | --density D] [--no-library] [--no-baselines] [--json F]
+        [--turn N] [--resolution H W] [--data F.h5 | --density D] [--no-library] [--no-baselines] [--json F]
 
 Without ``--against`` an integer or QDQ file is measured beside the ``.float.onnx`` of the same
-name, if there is one. Both run in one process in turn, A B A B, after a warm-up; the ratio is the
-median of the ratios of neighbouring steps, so a slow moment of the machine hits both. An integer
+name, if there is one. Both run in one process in turn, after a warm-up; the ratio is the median of
+the ratios of steps of the same turn, so a slow moment of the machine hits both. A turn is four steps
+of which the first is not timed: it pays for caches that the other network has emptied. ``--turn 1``
+alternates step by step, A B A B, and so times every step with cold caches. An integer
 file is also measured beside two baselines: *stock*, the float file in ONNX Runtime without the op
 library, its neurons in primitive operators with the reset as a multiplication; and *8-bit
 convolutions*, the best that ONNX Runtime makes of the same convolutions (see ``bench.qlinear``).
@@ -65,6 +67,7 @@ class Options:
     threads: int = 1
     steps: int = 100
     warmup: int = 10
+    turn: int = 4
     library: str = "auto"
     memory: bool = True
     operators: bool = True
@@ -139,7 +142,9 @@ def measure(
         baselines = _baselines(loaded, tensors, resolution, options.threads)
         for name, (stream, feed) in baselines.items():
             streams[name], feeds[name] = stream, feed
-    timings = time_interleaved(streams, feeds, steps=options.steps, warmup=options.warmup)
+    timings = time_interleaved(
+        streams, feeds, steps=options.steps, warmup=options.warmup, turn=options.turn
+    )
     results = []
     for number, (model, session, tensor) in enumerate(zip(loaded, sessions, tensors, strict=True)):
         result = Measurement(
@@ -221,6 +226,7 @@ def main(argv: list[str] | None = None) -> int:
         threads=arguments.threads,
         steps=arguments.steps,
         warmup=arguments.warmup,
+        turn=arguments.turn,
         library="never" if arguments.no_library else "auto",
         memory=not arguments.no_memory,
         baselines=not arguments.no_baselines,
@@ -277,6 +283,7 @@ def _report(
             "active_pixels": inputs.active_pixels(windows, resolution),
         },
         "spinning": False,
+        "turn": options.turn,
         "models": [result.to_dict() for result in results],
     }
     if len(results) == 2:
@@ -296,7 +303,7 @@ def print_tables(results: Sequence[Measurement], report: dict[str, Any], out: Co
         f"{host['threads']} thread(s) per step{waiting}, ONNX Runtime {host['onnxruntime']}\n"
         f"{height} x {width} pixels, {source['data']} events: "
         f"{source['events_per_pixel']:.3f} per pixel and step, "
-        f"{100 * source['active_pixels']:.1f} % of pixels active",
+        f"{100 * source['active_pixels']:.1f} % of pixels active; turns of {report['turn']} step(s)",
         highlight=False,
     )
     out.print(_latency_table(results))
@@ -407,6 +414,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=positive, default=1, metavar="N")
     parser.add_argument("--steps", type=positive, default=100, metavar="N")
     parser.add_argument("--warmup", type=positive, default=10, metavar="N")
+    parser.add_argument(
+        "--turn", type=positive, default=4, metavar="N", help="steps before the other's turn"
+    )
     parser.add_argument("--resolution", type=positive, nargs=2, metavar=("H", "W"))
     parser.add_argument("--data", type=Path, metavar="F", help="recording; default: random events")
     parser.add_argument("--mode", choices=MODES, default="gtflow_dt1", help="windows of --data")

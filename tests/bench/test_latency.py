@@ -153,6 +153,16 @@ def test_runs_are_interleaved() -> None:
     assert all(len(timing.seconds) == 3 for timing in timings.values())
 
 
+def test_the_first_step_of_a_longer_turn_is_not_timed() -> None:
+    log: list[tuple[str, int]] = []
+    streams = {name: Recorder(name, log) for name in "ab"}
+    tensors = {name: [np.array([k]) for k in range(99)] for name in "ab"}
+    timings = time_interleaved(streams, tensors, steps=5, warmup=3, turn=3)  # type: ignore[arg-type]
+    assert all(len(timing.seconds) == 5 for timing in timings.values())
+    assert [name for name, _ in log] == ["a", "a", "a", "b", "b", "b"] * 4
+    assert [k for name, k in log if name == "a"][3:] == list(range(9))
+
+
 def test_ratio_is_that_of_pairs() -> None:
     fast = Timing(np.array([1.0, 10.0, 1.0]))
     slow = Timing(np.array([3.0, 30.0, 3.0]))
