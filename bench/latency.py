@@ -1,13 +1,14 @@
 """Time per step of an artifact, beside another one.
 
     python -m bench.latency model.int8.onnx [--against model.float.onnx] [--threads N] [--steps N]
-        [--turn N] [--resolution H W] [--data F.h5 | --density D] [--no-library] [--no-baselines] [--json F]
+        [--turn N] [--resolution H W] [--data F.h5 | --density D] [--no-library] [--no-baselines]
+        [--json F]
 
 Without ``--against`` an integer or QDQ file is measured beside the ``.float.onnx`` of the same
 name, if there is one. Both run in one process in turn, after a warm-up; the ratio is the median of
-the ratios of steps of the same turn, so a slow moment of the machine hits both. A turn is four steps
-of which the first is not timed: it pays for caches that the other network has emptied. ``--turn 1``
-alternates step by step, A B A B, and so times every step with cold caches. An integer
+the ratios of steps of the same turn, so a slow moment of the machine hits both. A turn is four
+steps, of which the first is not timed: it pays for caches that the other network has emptied.
+``--turn 1`` alternates step by step, A B A B, and so times every step with cold caches. An integer
 file is also measured beside two baselines: *stock*, the float file in ONNX Runtime without the op
 library, its neurons in primitive operators with the reset as a multiplication; and *8-bit
 convolutions*, the best that ONNX Runtime makes of the same convolutions (see ``bench.qlinear``).
@@ -303,7 +304,8 @@ def print_tables(results: Sequence[Measurement], report: dict[str, Any], out: Co
         f"{host['threads']} thread(s) per step{waiting}, ONNX Runtime {host['onnxruntime']}\n"
         f"{height} x {width} pixels, {source['data']} events: "
         f"{source['events_per_pixel']:.3f} per pixel and step, "
-        f"{100 * source['active_pixels']:.1f} % of pixels active; turns of {report['turn']} step(s)",
+        f"{100 * source['active_pixels']:.1f} % of pixels active; "
+        f"turns of {report['turn']} step(s)",
         highlight=False,
     )
     out.print(_latency_table(results))

@@ -1,4 +1,4 @@
-"""Timing networks side by side, in turn, so that whatever else the machine does hits all of them."""
+"""Timing networks side by side, in turn: whatever else the machine does hits all of them."""
 
 from __future__ import annotations
 
