@@ -67,23 +67,35 @@ def check_events(
 
     ``resolution`` None leaves the size open. Raises SessionError.
     """
-    height, width = resolution if resolution is not None else ("H", "W")
-    wanted = f"{artifact.event_dtype} [{batch}, {artifact.num_bins}, {height}, {width}]"
-    if not isinstance(events, np.ndarray):
-        raise SessionError(f"events must be a NumPy array {wanted}, got {type(events).__name__}")
-    given = f"{events.dtype} {list(events.shape)}"
-    if events.dtype != artifact.event_dtype:
-        integer = artifact.event_dtype == np.uint8
-        hint = "; saturate counts at 127 and cast, or use encode()" if integer else ""
-        raise SessionError(f"events must be {wanted}, got {given}{hint}")
-    size = events.shape[2:] if resolution is None else resolution
-    if events.shape != (batch, artifact.num_bins, *size) or len(size) != 2 or 0 in size:
-        raise SessionError(f"events must be {wanted}, got {given}")
-    if events.dtype == np.uint8 and int(events.max(initial=0)) > COUNT_LIMIT:
+    fits = (
+        isinstance(events, np.ndarray)
+        and events.dtype == artifact.event_dtype
+        and events.ndim == 4
+        and events.shape[:2] == (batch, artifact.num_bins)
+        and events.shape[2:] == (events.shape[2:] if resolution is None else tuple(resolution))
+        and 0 not in events.shape[2:]
+    )
+    if not fits:
+        raise SessionError(_unfit(artifact, events, resolution, batch))
+    if events.dtype == np.uint8 and int(events.max()) > COUNT_LIMIT:
         raise SessionError(
             f"events hold a count of {int(events.max())}; integer networks take counts up to "
             f"{COUNT_LIMIT}: saturate them, or use encode()"
         )
+
+
+def _unfit(
+    artifact: Artifact, events: Array, resolution: tuple[int, int] | None, batch: int
+) -> str:
+    """What is wrong with an array. Written only then: it takes longer than the check."""
+    height, width = resolution if resolution is not None else ("H", "W")
+    wanted = f"{artifact.event_dtype} [{batch}, {artifact.num_bins}, {height}, {width}]"
+    if not isinstance(events, np.ndarray):
+        return f"events must be a NumPy array {wanted}, got {type(events).__name__}"
+    hint = ""
+    if events.dtype != artifact.event_dtype and artifact.event_dtype == np.uint8:
+        hint = "; saturate counts at 127 and cast, or use encode()"
+    return f"events must be {wanted}, got {events.dtype} {list(events.shape)}{hint}"
 
 
 def check_states(
