@@ -3,11 +3,11 @@
 #
 # Runs the C++ tests of the kernels, built for two families of processors into the folders named, in
 # QEMU: on processors this machine is not, each with the kernel targets it can run. One in
-# $LIF_OP_TEST_EVERY of the cases of the slowest test is run, one in 10 unless told otherwise: all
+# $LIF_OP_TEST_EVERY of the cases of the slowest test is run, one in 5 unless told otherwise: all
 # targets, widths and kinds of layers are among them, and the whole set is run on the machine itself
 # by its own tests.
 set -eu
-export LIF_OP_TEST_EVERY="${LIF_OP_TEST_EVERY:-10}"
+export LIF_OP_TEST_EVERY="${LIF_OP_TEST_EVERY:-5}"
 x86=$1
 aarch64=$2
 
