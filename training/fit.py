@@ -43,7 +43,7 @@ def new_network(config: TrainingConfig, train: list[Sequence]) -> Network:
             channels=section.base_num_channels,
             kernel_size=section.kernel_size,
         ),
-        batch_norm=section.batch_norm,
+        batch_norm=section.norm == "batch",
     )
 
 
@@ -110,7 +110,8 @@ class Trainer:
         loss = loss / len(counts)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.loss.clip_grad)
+        if self.config.loss.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.loss.clip_grad)
         self.optimizer.step()
         self.schedule.step()
         if self.states is not None:

@@ -43,7 +43,7 @@ def test_there_are_shipped_configurations() -> None:
         ("batch_size: many\n", "batch_size: Input should be a valid integer"),
         ("data: {resolution: [128]}\n", "data.resolution"),
         ("model: small\n", "model: Input should be"),
-        ("model: {name: FireNet}\n", "model.name: .*'FireNet'.*LIFFireNet_short"),
+        ("model: {name: SpikeNet}\n", "model.name: .*'SpikeNet'.*LIFFireNet_short"),
         ("model: {kernel_size: 4}\n", "model.kernel_size: .*odd"),
         ("data: {crop: 200}\n", "crop .*200.*128"),
         ("- a\n- b\n", "expected a mapping"),

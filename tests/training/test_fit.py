@@ -137,12 +137,12 @@ def test_fresh_slots_start_from_zero(make_config: Make, make_trainer: Make, tmp_
     assert before["head"][1].any()
 
 
-@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("norm", ["batch", "none"])
 def test_resuming_changes_nothing(
-    batch_norm: bool, make_config: Make, make_trainer: Make, tmp_path: Path
+    norm: str, make_config: Make, make_trainer: Make, tmp_path: Path
 ) -> None:
     """A run killed after 5 of 8 updates goes on from its last saved state, to the same bits."""
-    model = {"name": "LIFFireNet_short", "base_num_channels": 4, "batch_norm": batch_norm}
+    model = {"name": "LIFFireNet_short", "base_num_channels": 4, "norm": norm}
     config = make_config(model=model)
     whole = make_trainer(config, tmp_path / "whole")
     summary = whole.fit()
@@ -185,7 +185,7 @@ def test_another_configuration_does_not_resume(
 
 def test_the_best_network_is_kept(make_config: Make, make_trainer: Make, tmp_path: Path) -> None:
     """Without batch norm the file computes exactly what was validated."""
-    model = {"name": "LIFFireNet_short", "base_num_channels": 4, "batch_norm": False}
+    model = {"name": "LIFFireNet_short", "base_num_channels": 4, "norm": "none"}
     trainer = make_trainer(make_config(model=model, validate_every=1), tmp_path)
     summary = trainer.fit()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
