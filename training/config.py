@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -445,12 +446,18 @@ class TrainingConfig(_Section):
         return self.model_dump(mode="json")
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainingConfig:
-    """Read and validate a YAML configuration.
+def load_config(
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    warn: Callable[[str], object] = warnings.warn,
+) -> TrainingConfig:
+    """Read and validate a YAML configuration, of ours or of the research code.
 
     Args:
         path: the file.
-        overrides: ``section.key=value`` each, the value as in YAML; they win over the file.
+        overrides: ``section.key=value`` each, the value as in YAML; they win over the file. The
+            keys are ours whatever the file's form.
+        warn: told what of a research configuration has no effect here.
 
     Raises:
         ConfigError: not YAML, an unknown key (with the nearest known one) or an invalid value.
@@ -462,6 +469,16 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainingConf
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping at the top level")
+    # Here, because that module builds on the sections of this one.
+    from training.research_config import from_research, is_research
+
+    if is_research(content):
+        try:
+            content, notes = from_research(content)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        for note in notes:
+            warn(f"{path}: {note}")
     return config_from(content, str(path), overrides)
 
 
