@@ -13,7 +13,6 @@ import yaml
 
 from training.config import TrainingConfig
 from training.data import Sequence
-from training.fit import Trainer
 
 SIDE = 16
 
@@ -73,20 +72,22 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def parameters() -> Callable[[Trainer], dict[str, torch.Tensor]]:
+def parameters() -> Callable[[Any], dict[str, torch.Tensor]]:
     """parameters(trainer) -> a copy of everything its network holds, by name"""
 
-    def copy(trainer: Trainer) -> dict[str, torch.Tensor]:
+    def copy(trainer: Any) -> dict[str, torch.Tensor]:
         return {key: value.detach().clone() for key, value in trainer.model.state_dict().items()}
 
     return copy
 
 
 @pytest.fixture
-def make_trainer() -> Callable[[TrainingConfig, Path], Trainer]:
+def make_trainer() -> Callable[[TrainingConfig, Path], Any]:
     """make_trainer(config, folder) -> trainer on four short recordings, one held out"""
 
-    def make(config: TrainingConfig, folder: Path) -> Trainer:
+    def make(config: TrainingConfig, folder: Path) -> Any:
+        from training.trainer import Trainer
+
         folder.mkdir(exist_ok=True)
         train = [random_sequence(seed, 5 + 2 * seed) for seed in range(4)]
         return Trainer(config, folder, train, [random_sequence(9, 6)])
