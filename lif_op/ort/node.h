@@ -78,6 +78,15 @@ struct AlignedDelete {
 using AlignedMemory = std::unique_ptr<void, AlignedDelete>;
 AlignedMemory AllocateAligned(std::size_t bytes);
 
+// Work is shared among threads where one of them would take longer than this, in microseconds.
+// Waking another takes some ten of them, more where it has slept for long.
+constexpr double kWorthSharing = 100;
+
+// How many of `count` items make a piece of work: `grain` where sharing pays, else all of them.
+inline std::int64_t PieceOf(std::int64_t count, double microseconds, std::int64_t grain) {
+  return microseconds < kWorthSharing ? count : grain;
+}
+
 class ScratchMemory;
 
 // Inputs, outputs and threads of one run of a node.

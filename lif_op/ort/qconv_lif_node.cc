@@ -11,6 +11,17 @@ namespace {
 constexpr std::int64_t kRows = 16;
 constexpr std::int64_t kMaxPieces = 64;
 
+// What a layer takes on one thread where many neurons fire.
+double Microseconds(const QconvLifLayer& layer, std::int64_t macs_per_us) {
+  constexpr double kMacsOfNeuron = 128;  // as many take as long as the neuron and its membrane
+  const QconvShape& s = layer.shape;
+  const auto x = static_cast<double>(s.in_channels * s.kernel_height * s.kernel_width);
+  const auto previous =
+      static_cast<double>(s.out_channels * layer.rec_kernel_height * layer.rec_kernel_width);
+  const auto neurons = static_cast<double>(s.batch * s.out_height * s.out_width * s.out_channels);
+  return neurons * (x + previous + kMacsOfNeuron) / static_cast<double>(macs_per_us);
+}
+
 // Scratch memory of the pieces that run at the same time. A piece takes the lowest place that is
 // free, so that no more places are touched than threads are at work, and those stay in the cache.
 class ScratchPlaces {
@@ -143,7 +154,8 @@ void QconvLifNode<X, Mem, kRecurrent>::Compute(const NodeRun& run) const {
   args.mem_out = static_cast<Mem*>(run.Output(1, inputs.mem().dims));
   const std::int64_t rows = shape.batch * shape.out_height;
   if (rows == 0 || shape.out_width == 0) return;
-  const std::int64_t grain = std::max(kRows, (rows + kMaxPieces - 1) / kMaxPieces);
+  const std::int64_t grain = PieceOf(rows, Microseconds(layer, kernel.macs_per_us),
+                                     std::max(kRows, (rows + kMaxPieces - 1) / kMaxPieces));
   ScratchPlaces scratch(run, (rows + grain - 1) / grain, kernel.scratch_bytes(layer));
   run.ParallelFor(rows, grain, [&](Range range) {
     const int place = scratch.Take();

@@ -8,6 +8,17 @@ namespace {
 // Rows of the flow head at 256 pixels per piece of work: some ten microseconds.
 constexpr std::int64_t kPackedRows = 32;
 
+// What a convolution of packed spikes takes on one thread: a look-up for each eight channels and
+// each two outputs.
+double PackedMicroseconds(const QconvShape& s) {
+  constexpr double kLookUpsPerUs = 2600;
+  const auto taps = static_cast<double>(s.kernel_height * s.kernel_width);
+  const auto outputs = static_cast<double>(s.batch * s.out_height * s.out_width);
+  const auto words = static_cast<double>(lif_op::WordsFor(s.in_channels));
+  const auto pairs = static_cast<double>((s.out_channels + 1) / 2);
+  return outputs * pairs * taps * words * 4 / kLookUpsPerUs;
+}
+
 // Only what packing needs to know.
 QconvShape WeightShape(const Dims& weight) {
   QconvShape shape{};
@@ -122,8 +133,9 @@ void QconvPackedNode::Compute(const NodeRun& run) const {
   const QconvPackedArgs args{shape, x.As<const std::uint32_t>(),
                              constant_weight_ ? constant_weight_.get() : packed.get(),
                              bias.As<const std::int32_t>(), acc};
-  run.ParallelFor(shape.batch * shape.out_height, kPackedRows,
-                  [&](Range rows) { kernel_.compute(args, rows); });
+  const std::int64_t rows = shape.batch * shape.out_height;
+  run.ParallelFor(rows, PieceOf(rows, PackedMicroseconds(shape), kPackedRows),
+                  [&](Range range) { kernel_.compute(args, range); });
 }
 
 void QconvPackedNode::InferShapes(const ShapeInference&) {}

@@ -227,7 +227,7 @@ def node_model(layer: Layer, *, constant: bool, with_bodies: bool = False) -> tu
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize(("packed", "mem_dtype"), [(False, np.int16), (True, np.int8)])
 def test_nodes(constant: bool, recurrent: bool, packed: bool, mem_dtype: Any) -> None:
-    """Optimised or not, 1 and 2 threads, more rows than one piece of work."""
+    """Optimised or not, 1 and 2 threads."""
     other = np.int8 if mem_dtype is np.int16 else np.int16
     for kind, cout in ((mem_dtype, 32), (other, 12)):
         layer = make_layer(
@@ -247,6 +247,34 @@ def test_nodes(constant: bool, recurrent: bool, packed: bool, mem_dtype: Any) ->
                 session = op_models.session(model, lif_op.register, threads=threads, level=level)
                 for _ in range(2):
                     op_models.assert_same(session.run(None, inputs), layer.expected())
+
+
+@pytest.mark.usefixtures("target")
+@pytest.mark.parametrize("size", [(1, 9), (41, 30), (200, 90)])
+def test_threads_change_nothing(size: tuple[int, int]) -> None:
+    """Layers too small for several threads with every target, with the faster ones, with none."""
+    for packed, recurrent in ((True, True), (False, False)):
+        layer = make_layer(
+            8, packed=packed, recurrent=recurrent, cin=32 if packed else 2, size=size
+        )
+        kernel = KERNELS[layer.op_type]
+        expected = kernel(**layer.inputs, **layer.attributes, target=TARGETS[0], parts=1)
+        model, inputs = node_model(layer, constant=True)
+        for threads in (1, 2, 3):
+            session = op_models.session(model, lif_op.register, threads=threads)
+            for _ in range(3):
+                op_models.assert_same(session.run(None, inputs), expected)
+
+
+@pytest.mark.parametrize("side", [20, 300])
+def test_threads_change_nothing_of_a_flow_head(side: int) -> None:
+    case = ((1, 32, side, side), 2, (1, 1), (1, 1), (0, 0, 0, 0))
+    tensors, attributes = packed_convolution(3, case)
+    model = op_models.single_node("QConv", tensors, {"acc": np.int32}, **attributes)
+    expected = [_core.qconv(**tensors, **attributes, target=TARGETS[0], parts=1)]
+    for threads in (1, 2, 3):
+        session = op_models.session(model, lif_op.register, threads=threads)
+        op_models.assert_same(session.run(None, tensors), expected)
 
 
 @pytest.mark.usefixtures("target")

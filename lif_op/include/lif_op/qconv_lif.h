@@ -60,6 +60,8 @@ struct QconvLifKernel {
   void (*pack)(const QconvLifLayer& layer, void* packed);
   std::size_t (*scratch_bytes)(const QconvLifLayer& layer);
   void (*compute)(const QconvLifArgs<Mem>& args, Range rows, void* scratch);
+  // Roughly how many multiply-accumulates of a dense layer a core does in a microsecond.
+  std::int64_t macs_per_us;
 };
 
 // The fastest implementation that computes the layer, of the target or of the ones below it. The

@@ -551,8 +551,9 @@ bool Supports(const QconvLifLayer& layer) {
 }
 
 template <class Isa, class Mem>
-constexpr QconvLifKernel<Mem> kNibbleKernel = {Supports<Mem>, PackedBytes<Isa>, Pack<Isa, Mem>,
-                                               ScratchBytes<Isa>, Compute<Isa, Mem>};
+constexpr QconvLifKernel<Mem> kNibbleKernel = {Supports<Mem>,     PackedBytes<Isa>,
+                                               Pack<Isa, Mem>,    ScratchBytes<Isa>,
+                                               Compute<Isa, Mem>, Isa::kMacsPerUs};
 
 }  // namespace
 }  // namespace lif_op

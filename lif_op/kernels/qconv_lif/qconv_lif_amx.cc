@@ -348,9 +348,11 @@ void Compute(const QconvLifArgs<Mem>& args, Range rows, void* scratch) {
   _tile_release();
 }
 
+constexpr std::int64_t kMacsPerUs = 1600000;
+
 template <class Mem>
-constexpr QconvLifKernel<Mem> kKernel = {SupportsTiles<Mem>, PackedBytes, Pack<Mem>, ScratchBytes,
-                                         Compute<Mem>};
+constexpr QconvLifKernel<Mem> kKernel = {SupportsTiles<Mem>, PackedBytes,  Pack<Mem>,
+                                         ScratchBytes,       Compute<Mem>, kMacsPerUs};
 
 }  // namespace
 

@@ -23,6 +23,8 @@ struct Isa {
   using Bytes = __m256i;
   static constexpr int kBytes = 32;
 
+  static constexpr std::int64_t kMacsPerUs = 330000;
+
   static Bytes LoadBytes(const std::uint8_t* bytes) { return Load256(bytes); }
 
   static Bytes LoadTable(const std::uint8_t* table) {

@@ -203,9 +203,11 @@ void Compute(const QconvLifArgs<Mem>& args, Range rows, void* scratch) {
   }
 }
 
+constexpr std::int64_t kMacsPerUs = 430000;
+
 template <class Mem>
-constexpr QconvLifKernel<Mem> kKernel = {Supports<Mem>, PackedBytes, Pack<Mem>, ScratchBytes,
-                                         Compute<Mem>};
+constexpr QconvLifKernel<Mem> kKernel = {Supports<Mem>, PackedBytes,  Pack<Mem>,
+                                         ScratchBytes,  Compute<Mem>, kMacsPerUs};
 
 }  // namespace
 

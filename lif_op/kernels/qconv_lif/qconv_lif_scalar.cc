@@ -132,9 +132,11 @@ std::size_t ScratchBytes(const QconvLifLayer& layer) {
 }
 void PackNothing(const QconvLifLayer&, void*) {}
 
+constexpr std::int64_t kMacsPerUs = 9000;
+
 template <class Mem>
-constexpr QconvLifKernel<Mem> kKernel = {Supports, NoBytes, PackNothing, ScratchBytes,
-                                         Compute<Mem>};
+constexpr QconvLifKernel<Mem> kKernel = {Supports,     NoBytes,      PackNothing,
+                                         ScratchBytes, Compute<Mem>, kMacsPerUs};
 
 }  // namespace
 
