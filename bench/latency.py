@@ -11,7 +11,9 @@ steps, of which the first is not timed: it pays for caches that the other networ
 ``--turn 1`` alternates step by step, A B A B, and so times every step with cold caches. An integer
 file is also measured beside two baselines: *stock*, the float file in ONNX Runtime without the op
 library, its neurons in primitive operators with the reset as a multiplication; and *8-bit
-convolutions*, the best that ONNX Runtime makes of the same convolutions (see ``bench.qlinear``).
+convolutions*, the best that ONNX Runtime makes of the same convolutions (see ``bench.qlinear``). A
+float file is measured beside *stock* and *float convolutions*, itself without any neurons (see
+``bench.float_convolutions``): how fast it could be if they cost nothing.
 
 With several threads the pools do not spin between steps, or the waiting pool of one network would
 take the cores of the other. The split by operator comes from a separate profiled run, memory from a
@@ -34,6 +36,7 @@ from rich.table import Table
 from bench import inputs, machine
 from bench.driver import driver_ms
 from bench.errors import BenchError
+from bench.float_convolutions import FloatConvolutions, has_neurons
 from bench.memory import measure_memory
 from bench.operators import operator_times
 from bench.qlinear import QlinearStream, channels_last
@@ -55,6 +58,8 @@ _SPIKE_STEPS = 10
 _DRIVER_STEPS = 50
 STOCK = "stock"
 EIGHT_BIT = "8-bit convolutions"
+FLOAT = "float convolutions"
+_BASELINES = (STOCK, EIGHT_BIT, FLOAT)
 _QUANTIZED = (".int8", ".qdq")
 
 
@@ -170,7 +175,7 @@ def measure(
                 model.path, resolution, threads=options.threads, library=options.library
             )
         results.append(result)
-    return results, {name: timings[name] for name in (STOCK, EIGHT_BIT) if name in timings}
+    return results, {name: timings[name] for name in _BASELINES if name in timings}
 
 
 def _baselines(
@@ -179,17 +184,28 @@ def _baselines(
     resolution: tuple[int, int],
     threads: int,
 ) -> dict[str, tuple[Steps, Sequence[Array]]]:
-    """What an integer artifact is compared with, and the tensors to feed it."""
-    if loaded[0].artifact.kind != "int8":
+    """What an artifact is compared with, and the tensors to feed it."""
+    kind = loaded[0].artifact.kind
+    if kind not in ("int8", "float"):
         return {}
     found: dict[str, tuple[Steps, Sequence[Array]]] = {}
-    for model, feed in zip(loaded[1:], tensors[1:], strict=True):
-        if model.artifact.kind == "float":
-            stock = StatefulSession(model, resolution=resolution, threads=threads, library="never")
-            found[STOCK] = (stock, feed)
-    yardstick = QlinearStream(loaded[0], resolution, threads)
-    found[EIGHT_BIT] = (yardstick, channels_last(tensors[0]))
+    stock = _stock(loaded)
+    if stock is not None:
+        model = loaded[stock]
+        session = StatefulSession(model, resolution=resolution, threads=threads, library="never")
+        found[STOCK] = (session, tensors[stock])
+    if kind == "int8":
+        yardstick = QlinearStream(loaded[0], resolution, threads)
+        found[EIGHT_BIT] = (yardstick, channels_last(tensors[0]))
+    elif has_neurons(loaded[0].model):
+        found[FLOAT] = (FloatConvolutions(loaded[0], resolution, threads), tensors[0])
     return found
+
+
+def _stock(loaded: Sequence[LoadedModel]) -> int | None:
+    """Which of the artifacts is run as stock: the last float one, if there is one."""
+    kinds = [model.artifact.kind for model in loaded]
+    return max((n for n, kind in enumerate(kinds) if kind == "float"), default=None)
 
 
 def _spike_rate(session: Stream, tensors: Sequence[Array]) -> float:
@@ -238,9 +254,10 @@ def main(argv: list[str] | None = None) -> int:
         name: timing.to_dict() | {"times_faster": times_faster(results[0].timing, timing)}
         for name, timing in baselines.items()
     }
-    if options.memory and STOCK in baselines:
+    stock = _stock(loaded)
+    if options.memory and stock is not None and STOCK in baselines:
         report["baselines"][STOCK]["memory"] = measure_memory(
-            loaded[1].path, resolution, threads=options.threads, library="never"
+            loaded[stock].path, resolution, threads=options.threads, library="never"
         )
     if arguments.json is not None:
         with atomic_path(arguments.json) as path:

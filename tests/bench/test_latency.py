@@ -62,6 +62,18 @@ def test_command_without_a_sibling(make_file: Any, capsys: Any) -> None:
     assert "median over pairs" not in printed and "ONNX Runtime only" in printed
 
 
+def test_a_float_file_beside_stock_and_its_convolutions(
+    make_file: Any, tmp_path: Path, capsys: Any
+) -> None:
+    path, out = make_file("net.float.onnx", kind="float"), tmp_path / "latency.json"
+    assert run(path, "--steps", 3, "--json", out) == 0
+    printed = capsys.readouterr().out
+    assert "stock: " in printed and "float convolutions: " in printed
+    baselines = json.loads(out.read_text())["baselines"]
+    assert set(baselines) == {"stock", "float convolutions"}
+    assert baselines["stock"]["memory"]["peak_bytes"] > 1 << 20
+
+
 def test_two_threads_say_that_they_do_not_spin(make_file: Any, capsys: Any) -> None:
     path = make_file("a.onnx")
     other = make_file("b.onnx", seed=3)
