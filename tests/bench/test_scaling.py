@@ -40,16 +40,11 @@ def networks(
     from export.files import write_model
     from export.graphs.builder import Dims
     from export.graphs.integer import integer_model
-    from export.passes import run_passes
-    from export.passes.attach_functions import AttachFunctions
-    from export.passes.fuse_conv_lif import FuseConvLif
     from quant import QuantOptions, quantize
 
     folder = tmp_path_factory.mktemp("networks")
-    apart = integer_model(
-        quantize(active_network("LIFFireNet"), QuantOptions()), Dims((24, 32), free=True)
-    )
-    fused = run_passes(apart, [FuseConvLif(), AttachFunctions()])[0]
+    spec, dims = quantize(active_network("LIFFireNet"), QuantOptions()), Dims((24, 32), free=True)
+    apart, fused = (integer_model(spec, dims, fused=fuse) for fuse in (False, True))
     return {
         "apart": write_model(apart, folder / "apart.onnx"),
         "fused": write_model(fused, folder / "fused.onnx"),
