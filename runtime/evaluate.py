@@ -125,7 +125,8 @@ class Evaluation:
 
     def _add_to_metrics(self, record: StepRecord) -> None:
         window = record.window
-        if self.windows < self.plan.warmup:
+        asked = any(result.metrics.metrics for result in self.networks.values())
+        if not asked or self.windows < self.plan.warmup:
             return
         events = event_mask(window.events, self.resolution)
         for name, step in record.networks.items():
