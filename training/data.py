@@ -24,6 +24,7 @@ from training.sequences import (
     StreamedSequence,
     WindowEvents,
     WindowFormat,
+    close_files,
     load_sequence,
 )
 
@@ -153,7 +154,10 @@ def _in_memory(
             f"held-out sequences need {needed / 2**30:.1f} GiB of memory, and {memory / 2**30:.1f} "
             "are allowed; lower data.validation_windows or hold fewer out"
         )
-    return [s.cut(0, stop) for s, stop in zip(sequences, stops, strict=True)]
+    try:
+        return [s.cut(0, stop) for s, stop in zip(sequences, stops, strict=True)]
+    finally:
+        close_files()
 
 
 def _load(
@@ -244,6 +248,8 @@ def load_recordings(
             memory -= streamed.nbytes if fits else 0
         except (DataError, OSError) as error:
             refused.append(" ".join(str(error).split()))
+        finally:
+            close_files()
     if not sequences:
         raise ConfigError(f"none of {len(paths)} {label} can be used; the first: {refused[0]}")
     for reason in refused:

@@ -287,6 +287,11 @@ def _opened(path: Path, resolution: tuple[int, int] | None, written: int) -> Eve
     return open_events(path, resolution)
 
 
+def close_files() -> None:
+    """Close the recordings that are open; what is streamed opens its file again when it reads."""
+    _opened.cache_clear()
+
+
 def _hot_pixels(
     file: EventSource, form: WindowFormat, length: int
 ) -> list[npt.NDArray[np.intp]] | None:
@@ -388,7 +393,10 @@ def load_sequence(path: Path, form: WindowFormat | None = None) -> Sequence:
         DataError: an unusable file.
     """
     form = WindowFormat(quiet_events=0) if form is None else form
-    sequence = StreamedSequence(path, form).load()
+    try:
+        sequence = StreamedSequence(path, form).load()
+    finally:
+        close_files()
     if not len(sequence):
         raise ConfigError(f"{path}: no whole window; raise data.duration or lower data.window")
     return sequence

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from training.data import (
     WindowFormat,
     find_recordings,
     load_recordings,
+    load_sequence,
     load_sources,
     split_recordings,
 )
@@ -181,3 +183,14 @@ def test_no_warning_without_reason(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_sources(tmp_path, None, FORM)
+
+
+def test_files_are_closed_once_loaded(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.h5")
+    other = write(tmp_path / "y.h5")
+    load_sources(path, other, FORM)
+    for file in (path, other):
+        with h5py.File(file, "r+") as opened:
+            del opened["events/xs"]
+    with pytest.raises(ValueError, match=r"x\.h5: no dataset 'events/xs'"):
+        load_sequence(path, FORM)
