@@ -28,6 +28,7 @@ from models.build import build_network
 from models.errors import CheckpointError
 from models.firenet import TOPOLOGIES, SpikingFireNet
 from models.network import ModelConfig
+from models.runs import resolve_checkpoint
 
 FORMAT = "spikedeploy-1"
 WEIGHTS = Path(__file__).parent / "weights"
@@ -128,7 +129,7 @@ def load_network(path: str | Path) -> SpikingFireNet | AnalogFireNet:
     Raises:
         CheckpointError, OSError: as there.
     """
-    path = Path(path)
+    path = resolve_checkpoint(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     tensors, config = _read(path)
     try:

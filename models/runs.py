@@ -5,10 +5,12 @@ MLflow is imported only when such a reference is resolved.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,11 @@ def open_store(uri: str) -> Any:
 
     Raises:
         ImportError: MLflow is not installed.
+        sqlite3.Error, OSError: an SQLite store that is none, is locked or cannot be made.
     """
+    file = sqlite_file(uri)
+    if file is not None:
+        _probe(file)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # A server that is gone would otherwise hold its callers up for many minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -88,6 +94,13 @@ def sqlite_file(uri: str) -> Path | None:
     """The file of an SQLite store; None for other stores."""
     scheme = "sqlite:///"
     return Path(uri.removeprefix(scheme)) if uri.startswith(scheme) else None
+
+
+def _probe(file: Path) -> None:
+    """Find out at once what MLflow finds out after two minutes of trying."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA schema_version")
 
 
 def _check_exists(text: str, uri: str) -> None:
