@@ -122,14 +122,11 @@ def neuron(
 def compiled(device_type: str) -> tuple[Forward, Backward] | None:
     """Both functions compiled for a kind of device; None, with one warning, where they cannot be.
 
-    Whether they can is tried once, on one neuron.
+    Whether they can is tried once, on something else: the first shape that a function sees is the
+    one that it is made for.
     """
-    functions: tuple[Forward, Backward] = (torch.compile(forward), torch.compile(backward))
-    values = torch.zeros(1, 1, 1, 1, device=device_type)
-    channel = torch.zeros(1, device=device_type)
     try:
-        with torch.no_grad():
-            functions[0](values, values, channel, channel, "none")
+        torch.compile(torch.sin)(torch.ones(2, device=device_type))
     # What a compiler that is not there raises is a matter of the backend.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -139,4 +136,4 @@ def compiled(device_type: str) -> tuple[Forward, Backward] | None:
             stacklevel=3,
         )
         return None
-    return functions
+    return torch.compile(forward), torch.compile(backward)
