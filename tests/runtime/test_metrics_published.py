@@ -193,6 +193,15 @@ def test_published_aae_is_upside_down(length: float, degrees: float, shown: floa
     assert value("aae", flow, truth, everywhere()) == pytest.approx(degrees, abs=1e-4)
 
 
+@pytest.mark.parametrize(("length", "outlier"), [(0.228, 1), (0.3, 0)])
+def test_published_angle_outliers_start_at_30_degrees(length: float, outlier: int) -> None:
+    """Exact predictions: acos(m / (m + 0.01)) is 33 degrees at m = 0.228^2 and 26 at 0.3^2."""
+    flow = polar(length, 0)
+    share = value("aae_outliers_published", flow, flow, everywhere())
+    assert share == pytest.approx(outlier)
+    assert value("aae_outliers", flow, flow, everywhere()) == 0
+
+
 def test_published_outliers_are_relative_to_the_prediction() -> None:
     flow, truth = polar(80, 0), polar(76.1, 0)  # 3.9 px: 5.1 % of the truth, 4.9 % of the other
     assert value("outliers", flow, truth, everywhere()) == 1
