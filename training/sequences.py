@@ -103,6 +103,7 @@ class WindowEvents(NamedTuple):
 class Sequence:
     """One recording as T consecutive windows, in memory.
 
+    Without ground truth all of ``flow`` may be one NaN, read-only.
     A window takes H * W * (2 + 8 with ground truth + 4 * bins with voxel grids) bytes, and 9 for
     each of its events where they are kept.
 

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from calib_data.errors import DataError
 from calib_data.events import Events
 from calib_data.hdf5 import EventFileWriter
 from training.data import (
@@ -194,3 +195,20 @@ def test_files_are_closed_once_loaded(tmp_path: Path) -> None:
             del opened["events/xs"]
     with pytest.raises(ValueError, match=r"x\.h5: no dataset 'events/xs'"):
         load_sequence(path, FORM)
+
+
+def test_damage_inside_a_recording(tmp_path: Path) -> None:
+    """It costs the recording if that is read at the start, and ends the run later."""
+    write(tmp_path / "a.h5")
+    path = write(tmp_path / "b.h5")
+    with h5py.File(path, "r+") as opened:
+        opened["events/ts"][200] = np.nan
+    with pytest.warns(UserWarning, match=r"left out: .*b\.h5: event 200 has timestamp nan"):
+        train, _ = load_sources(tmp_path, None, FORM)
+    assert names(train, tmp_path) == ["a.h5"]
+    streamed, _ = load_sources(path, None, FORM, memory=0)
+    sampler = SlotSampler(streamed, 1, 8, 6, 0)
+    with pytest.raises(DataError, match=r"b\.h5: event 200 has timestamp nan"):
+        sampler.next_chunk()
+    with pytest.raises(DataError, match=r"b\.h5: event 200 has timestamp nan"):
+        load_sources(tmp_path / "a.h5", path, FORM)
