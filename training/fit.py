@@ -24,7 +24,7 @@ import yaml
 from calib_data.console import run
 from calib_data.files import check_writable
 from training.config import ConfigError, TrainingConfig, config_from, load_config
-from training.interruption import Interruption, catch_interruption
+from training.interruption import catch_interruption
 from training.keys import keys_table
 from training.numerics import reproducible
 from training.run_folder import STATE, RunFolder, find_run
@@ -136,6 +136,8 @@ def main(
         return 0
     if arguments.threads < 1:
         raise ConfigError(f"--threads must be positive, got {arguments.threads}")
+    if arguments.stop_after is not None and arguments.stop_after < 1:
+        raise ConfigError(f"--stop-after must be positive, got {arguments.stop_after}")
     resume = arguments.resume is not None
     path = find_run(arguments.resume, arguments.out) if arguments.resume else arguments.out
     config = _configuration(arguments, RunFolder(path) if resume else None)
@@ -144,18 +146,14 @@ def main(
             f"{arguments.config or path}: has no section quant, see configs/qat_snn.yml, or --quant"
         )
     torch.set_num_threads(arguments.threads)
-    with (
-        _warnings_as_lines(),
-        reproducible(config.deterministic),
-        catch_interruption() as interruption,
-    ):
-        summary = _train(config, path, resume, arguments.stop_after, interruption)
-    if summary["stopped"] == "interrupted":
+    with _warnings_as_lines(), reproducible(config.deterministic):
+        summary, status = _train(config, path, resume, arguments.stop_after)
+    if status:
         print(
             f"interrupted after update {summary['updates']}; go on with: {prog} --resume {path}",
             file=sys.stderr,
         )
-        return interruption.exit_status
+        return status
     print(json.dumps(summary) if arguments.json else _line(summary, path))
     return 0
 
@@ -169,12 +167,9 @@ def _line(summary: dict[str, Any], path: Path) -> str:
 
 
 def _train(
-    config: TrainingConfig,
-    path: Path,
-    resume: bool,
-    stop_after: int | None,
-    interruption: Interruption,
-) -> dict[str, Any]:
+    config: TrainingConfig, path: Path, resume: bool, stop_after: int | None
+) -> tuple[dict[str, Any], int]:
+    """The run's summary, and the exit status: 0 unless it was interrupted."""
     folder = RunFolder(path)
     if folder.begun and not resume:
         raise ConfigError(f"{path} holds a run; pass --resume or another --out")
@@ -186,17 +181,15 @@ def _train(
     folder.write("config.yml", lambda target: target.write_text(text))
     with _tracker(config, folder, resume) as tracker:
         trainer.recorder = tracker
-        try:
+        with catch_interruption() as interruption:
             summary = trainer.fit(stop_after, lambda: bool(interruption))
-        except BaseException as error:
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
         networks = sorted(path.glob("*.safetensors"))
         for artifact in [*(path / name for name in ARTIFACTS), *networks]:
             if artifact.exists():
                 tracker.artifact(artifact)
-        tracker.finish("KILLED" if summary["stopped"] == "interrupted" else "FINISHED")
-    return summary
+        interrupted = summary["stopped"] == "interrupted"
+        tracker.finish("KILLED" if interrupted else "FINISHED")
+    return summary, interruption.exit_status if interrupted else 0
 
 
 def _tracker(config: TrainingConfig, folder: RunFolder, resume: bool) -> Tracker:

@@ -35,15 +35,21 @@ def chunk_loss(section: LossSection, flow: Tensor, chunk: Chunk) -> Tensor:
 def nothing_to_learn(section: LossSection, chunk: Chunk) -> str | None:
     """Why the chunk teaches nothing, or None if it does.
 
-    Contrast is made by events, and the endpoint error by ground truth.
+    Contrast is made by events; the endpoint error needs ground truth where pixels have a weight.
     """
-    if section.kind != "contrast" and bool(torch.isfinite(chunk.flow).any()):
+    if section.kind != "contrast" and bool(_scored(section, chunk.flow, chunk.mask).any()):
         return None
     if section.kind != "supervised" and bool(chunk.mask.any()):
         return None
     return {"supervised": "no ground truth", "contrast": "no events"}.get(
         section.kind, "neither events nor ground truth"
     )
+
+
+def _scored(section: LossSection, target: Tensor, mask: Tensor) -> Tensor:
+    """Pixels that the endpoint error weighs, bool [..., 1, H, W]."""
+    known = torch.isfinite(target).all(-3, keepdim=True)
+    return known if section.quiet_pixel_weight > 0 else known & mask
 
 
 def _supervised(section: LossSection, flow: Tensor, chunk: Chunk) -> Tensor:
@@ -56,7 +62,7 @@ def _supervised(section: LossSection, flow: Tensor, chunk: Chunk) -> Tensor:
             quiet_pixel_weight=section.quiet_pixel_weight,
             magnitude_exponent=section.magnitude_exponent,
         )
-        windows += bool(torch.isfinite(target).any())
+        windows += bool(_scored(section, target, mask).any())
     return total / max(windows, 1)
 
 

@@ -217,6 +217,7 @@ def test_ctrl_c(
         ({"duration": 0.1}, [], "duration"),
         ({}, ["--resume"], "state.pt: No such file"),
         ({}, ["--threads", "0"], "--threads"),
+        ({}, ["--stop-after", "0"], "--stop-after must be positive"),
         ({}, ["--config", "absent.yml"], "absent.yml: No such file"),
         ({}, ["--set", "optimizer.lr"], "expected section.key=value"),
         ({}, ["--set", "optimizer.rate=1"], "unknown key 'optimizer.rate'"),
