@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor
 
 from calib_data.files import atomic_path
 from training.chunk import EventBatch
+from training.contrast import image_of_warped_events
 
 Rgb = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float64]
@@ -119,26 +121,14 @@ def _full_length(flow: Plane) -> float:
 
 def _warped(events: EventBatch, flow: Plane) -> list[Rgb]:
     """Images of the events as they fell and at the window's end, on one scale."""
-    t, y, x, p = (_array(part).ravel() for part in events)
-    t, y, x = t[p != 0], y[p != 0], x[p != 0]
-    u, v = flow[:, y.astype(np.intp), x.astype(np.intp)]
-    size = flow.shape[1:]
-    images = [_splat(y, x, size), _splat(y + (1 - t) * v, x + (1 - t) * u, size)]
+    window = EventBatch(*(part.detach().cpu().reshape(1, 1, -1) for part in events))
+    moving = torch.from_numpy(flow.astype(np.float32))[None, None]
+    images = [
+        _array(image_of_warped_events(one, window)[0].sum(0))
+        for one in (torch.zeros_like(moving), moving)
+    ]
     full = max(float(np.percentile(images[1], _PERCENTILE)), 1.0)
     return [_grey(image, full) for image in images]
-
-
-def _splat(y: Plane, x: Plane, size: tuple[int, ...]) -> Plane:
-    """Sum of events, each shared bilinearly among the four pixels around it; outside is lost."""
-    image = np.zeros(size)
-    top, left = np.floor(y), np.floor(x)
-    for row in (top, top + 1):
-        for column in (left, left + 1):
-            weight = (1 - np.abs(y - row)) * (1 - np.abs(x - column))
-            inside = (row >= 0) & (row < size[0]) & (column >= 0) & (column < size[1])
-            place = row[inside].astype(np.intp), column[inside].astype(np.intp)
-            np.add.at(image, place, weight[inside])
-    return image
 
 
 def _grey(image: Plane, full: float) -> Rgb:
