@@ -20,6 +20,7 @@ Reduction = Literal["mean", "sum"]
 
 _NO_EVENTS = 1e-9
 _CHARBONNIER = 1e-6
+_ALL, _HEAD, _TAIL = slice(None), slice(None, -1), slice(1, None)
 
 
 class _Moving(NamedTuple):
@@ -141,9 +142,6 @@ def smoothness(
     return total / (len(pairs) * len(flow))
 
 
-_ALL, _HEAD, _TAIL = slice(None), slice(None, -1), slice(1, None)
-
-
 def _part(values: Tensor, part: tuple[slice, ...]) -> Tensor:
     time, row, column = part
     return values[time, :, :, row, column]
@@ -153,7 +151,9 @@ def _moving(flow: Tensor, events: EventBatch) -> _Moving:
     windows, slots, _, height, width = flow.shape
     t, y, x, p = events
     if t.shape[:2] != flow.shape[:2]:
-        raise ValueError(f"events of {tuple(t.shape[:2])} windows and slots, flow {flow.shape}")
+        raise ValueError(
+            f"events of {tuple(t.shape[:2])} windows and slots, flow of {tuple(flow.shape)}"
+        )
     real = p != 0
     outside = real & ((y < 0) | (y > height - 1) | (x < 0) | (x > width - 1))
     if bool(outside.any()):
@@ -162,8 +162,21 @@ def _moving(flow: Tensor, events: EventBatch) -> _Moving:
     index = pixel[:, :, None].expand(windows, slots, 2, -1)
     moved = flow.flatten(3).gather(3, index)
     since = t + torch.arange(windows, dtype=t.dtype, device=t.device)[:, None, None]
-    rows = [part.transpose(0, 1).flatten(1) for part in (since, y, x, p, *moved.unbind(2))]
-    return _Moving(*rows, windows=windows, size=(height, width))
+    return _Moving(
+        t=_row(since),
+        y=_row(y),
+        x=_row(x),
+        p=_row(p),
+        u=_row(moved[:, :, 0]),
+        v=_row(moved[:, :, 1]),
+        windows=windows,
+        size=(height, width),
+    )
+
+
+def _row(values: Tensor) -> Tensor:
+    """[K, B, N] to [B, K * N]."""
+    return values.transpose(0, 1).flatten(1)
 
 
 def _focus(moving: _Moving, reference: int) -> Tensor:
