@@ -7,6 +7,7 @@ from models.checkpoint import (
     load_network,
     save_checkpoint,
     shipped_checkpoint,
+    shipped_checkpoints,
     untrained,
 )
 from models.errors import CheckpointError
@@ -43,6 +44,7 @@ __all__ = [
     "restore",
     "save_checkpoint",
     "shipped_checkpoint",
+    "shipped_checkpoints",
     "surrogate_of",
     "untrained",
 ]

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -32,21 +33,38 @@ from models.runs import resolve_checkpoint
 
 FORMAT = "spikedeploy-1"
 WEIGHTS = Path(__file__).parent / "weights"
+_SHIPPED = re.compile(r"[A-Za-z_]+-\d+\.safetensors")
 _CONTAINERS = ("model_state_dict", "state_dict")
 
 
+def shipped_checkpoints() -> list[Path]:
+    """Every shipped float network, by name and then by channels; quantized siblings are not here.
+
+    Files are called ``MODEL-CHANNELS.safetensors``; what training on the integer grid made of one
+    is ``MODEL-CHANNELS[.LABEL].quantized.safetensors`` beside it.
+    """
+    found = [path for path in WEIGHTS.glob("*.safetensors") if _SHIPPED.fullmatch(path.name)]
+    return sorted(found, key=_name_and_channels)
+
+
+def _name_and_channels(path: Path) -> tuple[str, int]:
+    name, channels = path.stem.rsplit("-", 1)
+    return name, int(channels)
+
+
 def shipped_checkpoint(name: str = "LIFFireNet") -> Path:
-    """Path of a shipped checkpoint.
+    """Path of a shipped float checkpoint.
 
     Args:
-        name: a model of the family; the shipped channel count is chosen.
+        name: a model of the family; where several channel counts are shipped, the largest is meant.
 
     Raises:
         CheckpointError: none is shipped under this name.
     """
-    found = sorted(WEIGHTS.glob(f"{name}-*.safetensors"))
+    shipped = shipped_checkpoints()
+    found = [path for path in shipped if _name_and_channels(path)[0] == name]
     if not found:
-        names = ", ".join(sorted(path.stem.rsplit("-", 1)[0] for path in WEIGHTS.glob("*.saf*")))
+        names = ", ".join(dict.fromkeys(_name_and_channels(path)[0] for path in shipped))
         raise CheckpointError(f"no weights are shipped for {name!r}; shipped: {names}")
     return found[-1]
 
