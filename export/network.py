@@ -26,7 +26,8 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="F",
         help="weights: our .safetensors, or an event_flow / snnTorch state dict "
-        "(.pth, .pt, .npz, .safetensors); default: the shipped weights of --model",
+        "(.pth, .pt, .npz, .safetensors), or runs:ID of an MLflow run; "
+        "default: the shipped weights of --model",
     )
     group.add_argument(
         "--model",

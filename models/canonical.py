@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from models.errors import CheckpointError
-from models.firenet import TOPOLOGIES, ModelConfig
+from models.firenet import TOPOLOGIES
 from models.lif import MIN_THRESHOLD
+from models.network import ModelConfig
+from models.norms import affine, is_decay
 
 BATCH_NORM_EPS = 1e-5
 MIN_LEAK_GAP = 2.0**-20
@@ -149,7 +151,7 @@ def _snntorch_layer(keys: _Keys, layer: str, recurrent: bool) -> tuple[str, dict
         if name in parameters:
             parameters[name] = parameters[name] * gain.view(-1, 1, 1, 1)
     mem_gain, mem_shift = _membrane_norm(keys, layer, channels)
-    if bool(((beta * mem_gain < 0) | (beta * mem_gain > 1)).any()):
+    if not is_decay(beta * mem_gain):
         raise CheckpointError(
             f"layer {layer!r}: its membrane batch norm gives a decay outside 0..1 "
             f"(key '{layer}.mpbn.bn.weight'), which the canonical neuron does not have"
@@ -202,10 +204,8 @@ def _affine(keys: _Keys, prefix: str, channels: int) -> tuple[Tensor, Tensor]:
         keys.per_channel(f"{prefix}.{name}", channels)
         for name in ("weight", "bias", "running_mean", "running_var")
     )
-    gain = weight / torch.sqrt(variance + BATCH_NORM_EPS)
-    shift = bias - gain * mean
     keys.ignore(f"{prefix}.num_batches_tracked")
-    return gain, shift
+    return affine(weight, bias, mean, variance, BATCH_NORM_EPS)
 
 
 def _current_norm(keys: _Keys, layer: str, channels: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """Checkpoints in and out: our own safetensors form, event_flow state dicts, the snnTorch variant.
 
-Every source is brought to the canonical neuron (``u = beta*m + I``, fires on ``u > threshold``,
-state stored after the reset), so nothing downstream knows variants. What has no exact canonical
-form is refused by the name of the offending key; nothing is approximated and nothing is unpickled.
+Every spiking source is brought to the canonical neuron (``u = beta*m + I``, fires on
+``u > threshold``, state stored after the reset), so nothing downstream knows variants. What has no
+exact canonical form is refused by the name of the offending key; nothing is approximated and
+nothing is unpickled. Networks without spikes are read as they are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -21,53 +23,64 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from models import canonical
+from models import canonical, foreign_analog
+from models.analog import AnalogFireNet
+from models.build import build_network
 from models.errors import CheckpointError
-from models.firenet import TOPOLOGIES, ModelConfig, SpikingFireNet
+from models.firenet import TOPOLOGIES, SpikingFireNet
+from models.network import ModelConfig
+from models.runs import resolve_checkpoint
 
 FORMAT = "spikedeploy-1"
 WEIGHTS = Path(__file__).parent / "weights"
+_SHIPPED = re.compile(r"[A-Za-z_]+-\d+\.safetensors")
 _CONTAINERS = ("model_state_dict", "state_dict")
 
 
+def shipped_checkpoints() -> list[Path]:
+    """Every shipped float network, by name and then by channels; quantized siblings are not here.
+
+    Files are called ``MODEL-CHANNELS.safetensors``; what training on the integer grid made of one
+    is ``MODEL-CHANNELS[.LABEL].quantized.safetensors`` beside it.
+    """
+    found = [path for path in WEIGHTS.glob("*.safetensors") if _SHIPPED.fullmatch(path.name)]
+    return sorted(found, key=_name_and_channels)
+
+
+def _name_and_channels(path: Path) -> tuple[str, int]:
+    name, channels = path.stem.rsplit("-", 1)
+    return name, int(channels)
+
+
 def shipped_checkpoint(name: str = "LIFFireNet") -> Path:
-    """Path of a shipped checkpoint.
+    """Path of a shipped float checkpoint.
 
     Args:
-        name: a model of the family; the shipped channel count is chosen.
+        name: a model of the family; where several channel counts are shipped, the largest is meant.
 
     Raises:
         CheckpointError: none is shipped under this name.
     """
-    found = sorted(WEIGHTS.glob(f"{name}-*.safetensors"))
+    shipped = shipped_checkpoints()
+    found = [path for path in shipped if _name_and_channels(path)[0] == name]
     if not found:
-        names = ", ".join(sorted(path.stem.rsplit("-", 1)[0] for path in WEIGHTS.glob("*.saf*")))
+        names = ", ".join(dict.fromkeys(_name_and_channels(path)[0] for path in shipped))
         raise CheckpointError(f"no weights are shipped for {name!r}; shipped: {names}")
     return found[-1]
 
 
-def save_checkpoint(model: SpikingFireNet, path: str | Path) -> Path:
-    """Write a network in canonical form; the file appears whole or not at all.
+def save_checkpoint(model: SpikingFireNet | AnalogFireNet, path: str | Path) -> Path:
+    """Write a network, if spiking in canonical form; the file appears whole or not at all.
 
     Args:
-        model: its decay and threshold are written as used (clamped).
+        model: decays and thresholds are written as used (clamped).
         path: a ``.safetensors`` file.
 
     Raises:
         CheckpointError: a layer still has a batch norm, which this form does not hold.
     """
     path = Path(path)
-    tensors: dict[str, Tensor] = {}
-    for name, layer in model.named_layers():
-        if layer.norm is not None:
-            raise CheckpointError(f"layer {name!r} has a batch norm; save model.folded()")
-        tensors[f"{name}.weight"] = layer.weight
-        if layer.weight_rec is not None:
-            tensors[f"{name}.weight_rec"] = layer.weight_rec
-        tensors[f"{name}.bias"] = layer.bias
-        tensors[f"{name}.beta"] = layer.effective_beta()
-        tensors[f"{name}.threshold"] = layer.effective_threshold()
-    tensors |= {f"pred.{name}": value for name, value in model.pred.named_parameters()}
+    tensors = _canonical(model) if isinstance(model, SpikingFireNet) else _parameters(model)
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     # One entry: the order of several would vary, and with it the bytes and the file's hash.
     metadata = {FORMAT: json.dumps(model.config._asdict())}
@@ -82,6 +95,20 @@ def save_checkpoint(model: SpikingFireNet, path: str | Path) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def _canonical(model: SpikingFireNet) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, layer in model.named_layers():
+        if layer.norm is not None:
+            raise CheckpointError(f"layer {name!r} has a batch norm; save model.folded()")
+        tensors[f"{name}.weight"] = layer.weight
+        if layer.weight_rec is not None:
+            tensors[f"{name}.weight_rec"] = layer.weight_rec
+        tensors[f"{name}.bias"] = layer.bias
+        tensors[f"{name}.beta"] = layer.effective_beta()
+        tensors[f"{name}.threshold"] = layer.effective_threshold()
+    return tensors | {f"pred.{name}": value for name, value in model.pred.named_parameters()}
 
 
 def _umask() -> int:
@@ -101,16 +128,34 @@ def load_checkpoint(path: str | Path) -> SpikingFireNet:
         the network; its ``checkpoint_sha256`` is the hash of the file.
 
     Raises:
-        CheckpointError: unreadable file, full-module pickle, unknown or missing key, or a
-            parameter without an exact canonical form, each by name.
+        CheckpointError: unreadable file, full-module pickle, unknown or missing key, a parameter
+            without an exact canonical form, each by name; or a network without spikes.
         OSError: the file cannot be opened.
     """
-    path = Path(path)
+    model = load_network(path)
+    if isinstance(model, AnalogFireNet):
+        raise CheckpointError(
+            f"{path}: holds {model.config.model}, which is non-spiking; only spiking networks "
+            f"({', '.join(TOPOLOGIES)}) will do here"
+        )
+    return model
+
+
+def load_network(path: str | Path) -> SpikingFireNet | AnalogFireNet:
+    """Read a checkpoint as :func:`load_checkpoint` does, of a network with spikes or without.
+
+    Raises:
+        CheckpointError, OSError: as there.
+    """
+    path = resolve_checkpoint(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     tensors, config = _read(path)
     try:
         if config is None:
-            config, tensors = canonical.from_state_dict(tensors)
+            if (analog := foreign_analog.from_state_dict(tensors)) is None:
+                config, tensors = canonical.from_state_dict(tensors)
+            else:
+                config, tensors = analog
         model = _build(config, tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -183,11 +228,11 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
     return content, None
 
 
-def _build(config: ModelConfig, tensors: dict[str, Tensor]) -> SpikingFireNet:
+def _build(config: ModelConfig, tensors: dict[str, Tensor]) -> SpikingFireNet | AnalogFireNet:
     try:
         # Without memory first: a file may claim any size.
         with torch.device("meta"):
-            expected = _expected_shapes(SpikingFireNet(config))
+            expected = _expected_shapes(build_network(config))
     except (ValueError, TypeError) as error:
         raise CheckpointError(str(error)) from None
     for key in tensors:
@@ -202,18 +247,18 @@ def _build(config: ModelConfig, tensors: dict[str, Tensor]) -> SpikingFireNet:
         if not bool(torch.isfinite(tensors[key]).all()):
             raise CheckpointError(f"key {key!r} holds values that are not finite")
     _check_neurons(tensors)
-    model = SpikingFireNet(config)
+    model = build_network(config)
     with torch.no_grad():
         for key, parameter in _parameters(model).items():
             parameter.copy_(tensors[key])
     return model
 
 
-def _parameters(model: SpikingFireNet) -> dict[str, Tensor]:
+def _parameters(model: SpikingFireNet | AnalogFireNet) -> dict[str, Tensor]:
     return {key.removeprefix("layers."): parameter for key, parameter in model.named_parameters()}
 
 
-def _expected_shapes(model: SpikingFireNet) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(model: SpikingFireNet | AnalogFireNet) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in _parameters(model).items()}
 
 

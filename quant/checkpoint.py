@@ -17,6 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from calib_data.files import atomic_path
+from models.runs import resolve_checkpoint
 from quant.errors import QuantError
 from quant.options import HEAD
 from quant.spec import (
@@ -109,9 +110,13 @@ def is_quantized_checkpoint(path: str | Path) -> bool:
     """Whether the file is a safetensors file that says it holds a quantized network.
 
     A file that is missing or no safetensors file is not one; its reader tells what it is.
+
+    Raises:
+        CheckpointError: ``runs:ID`` that names no checkpoint.
     """
+    path = resolve_checkpoint(path)
     try:
-        return any(key.startswith(_PREFIX) for key in _read_metadata(Path(path)))
+        return any(key.startswith(_PREFIX) for key in _read_metadata(path))
     except (OSError, QuantError):
         return False
 
@@ -135,7 +140,7 @@ def load_spec(path: str | Path) -> NetworkSpec:
             missing, unknown, or out of its range, by name.
         OSError: the file cannot be opened.
     """
-    path = Path(path)
+    path = resolve_checkpoint(path)
     metadata = _read_metadata(path)
     if FORMAT not in metadata:
         raise QuantError(f"{path}: {_not_ours(metadata)}")

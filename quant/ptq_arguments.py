@@ -30,7 +30,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         "--weight-bits 4 --tune --out net.q4.safetensors --report build/ptq",
     )
     result.add_argument(
-        "--checkpoint", type=Path, metavar="F", help="float weights (default: the shipped ones)"
+        "--checkpoint",
+        type=Path,
+        metavar="F",
+        help="float weights, or runs:ID of an MLflow run (default: the shipped ones)",
     )
     result.add_argument("--model", default="LIFFireNet", help="whose shipped weights are meant")
     result.add_argument("--out", type=Path, metavar="Q", help="quantized checkpoint to write")

@@ -15,6 +15,7 @@ import safetensors.torch
 
 from calib_data.files import atomic_path
 from models import ModelConfig
+from models.runs import SHADOWS, resolve_checkpoint
 from quant.errors import QuantError
 from quant.layers import GridSettings, LayerSettings
 from quant.network import QuantFireNet
@@ -45,7 +46,7 @@ def load_qat(path: str | Path) -> QuantFireNet:
         QuantError: no such checkpoint, or parts of it that do not fit together.
         OSError: the file cannot be opened.
     """
-    path = Path(path)
+    path = resolve_checkpoint(path, SHADOWS)
     with path.open("rb"):
         # safetensors reports a missing or unreadable file in its own words; this in the system's.
         pass

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.lif import ArctanSpike
+from models.surrogates import spike as surrogate_spike
 from quant.spec import CURRENT_ZERO_POINT, DECAY_UNIT, membrane_limits
 
 
@@ -92,7 +92,7 @@ def integer_lif(
     product = mem * _per_channel(grid.decay) / DECAY_UNIT
     u = (replace(product, torch.trunc(product.detach())) + incoming).clamp(lo, hi)
     threshold = _per_channel(grid.threshold)
-    spike: Tensor = ArctanSpike.apply((u - threshold) * _per_channel(grid.unit))  # type: ignore[no-untyped-call]
+    spike = surrogate_spike((u - threshold) * _per_channel(grid.unit))
     fired = spike.detach()
     if reset == "zero":
         return spike, u * (1 - fired)

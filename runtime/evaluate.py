@@ -1,7 +1,8 @@
 """Drive artifacts over a recording, score their flow and count their spikes.
 
     python -m runtime.evaluate model.int8.onnx --data F.h5 --mode gtflow_dt1 \
-        [--window W] [--against model.float.onnx] [--json F] [--no-library]
+        [--window W] [--against model.float.onnx] [--json F] [--no-library] [--metrics aee,rsat]
+    python -m runtime.evaluate --list-metrics
 
 Spikes of layers without recurrence are no outputs of an artifact, so a copy of the graph runs in
 which every layer's spikes are outputs too. Nothing it computes changes by that.
@@ -11,23 +12,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from calib_data import console
+from calib_data.encodings import event_mask
 from calib_data.events import EventSource
 from calib_data.files import atomic_path
 from calib_data.npz import open_events
 from runtime.arguments import add_recording_arguments, positive
 from runtime.artifact import LoadedModel, load_model
 from runtime.house import start_command
-from runtime.metrics import SequenceScore
+from runtime.metrics import METRICS, ChosenMetrics, SequenceScore, find_metrics
 from runtime.runner import Runner
 from runtime.sequence import Drive, StepRecord, default_window, drive
 from runtime.session import StatefulSession, Stream
@@ -44,7 +47,8 @@ class NetworkResult:
 
     score: errors of the scored windows. fired, neurons: spikes and chances to spike by layer, over
     all windows. fwl: values of the flow warp loss. times, aee: per scored frame, the end of its
-    window in seconds and its AEE in pixels.
+    window in seconds and its AEE in pixels. flow_scaling: pixels per window for an output of 1.
+    metrics: those asked for by name.
     """
 
     score: SequenceScore = field(default_factory=SequenceScore)
@@ -53,6 +57,8 @@ class NetworkResult:
     fwl: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     aee: list[float] = field(default_factory=list)
+    flow_scaling: float = 1.0
+    metrics: ChosenMetrics = field(default_factory=lambda: ChosenMetrics(()))
 
     def spike_rates(self) -> dict[str, float]:
         """Share of neurons that fired per step, by layer."""
@@ -68,13 +74,15 @@ class NetworkResult:
         return float(np.mean(self.fwl)) if self.fwl else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON values."""
+        """The result as JSON values; ``metrics`` only where some were asked for."""
+        chosen = {"metrics": self.metrics.to_dict()} if self.metrics.metrics else {}
         return {
             "score": self.score.to_dict(),
             "spike_rate": self.spike_rate(),
             "spike_rates": self.spike_rates(),
             "fwl": self.mean_fwl(),
             "timeline": {"seconds": self.times, "aee": self.aee},
+            **chosen,
         }
 
 
@@ -100,6 +108,7 @@ class Evaluation:
 
     def add(self, record: StepRecord) -> None:
         """Take the record of one window in."""
+        self._add_to_metrics(record)
         self.windows += 1
         self.events += len(record.window.events)
         for name, step in record.networks.items():
@@ -113,6 +122,19 @@ class Evaluation:
                 result.score.add(step.score)
                 result.times.append(record.window.t_stop)
                 result.aee.append(step.score.aee)
+
+    def _add_to_metrics(self, record: StepRecord) -> None:
+        window = record.window
+        asked = any(result.metrics.metrics for result in self.networks.values())
+        if not asked or self.windows < self.plan.warmup:
+            return
+        events = event_mask(window.events, self.resolution)
+        for name, step in record.networks.items():
+            result = self.networks[name]
+            pixels_per_window = step.flow * np.float32(result.flow_scaling)
+            result.metrics.add_window(window.events, pixels_per_window)
+            if step.pixels is not None and window.flow is not None:
+                result.metrics.add_frame(step.pixels, window.flow, events)
 
     def yardsticks(self) -> dict[str, float | None]:
         """AEE over pixels of predicting zero, and each frame's mean ground truth."""
@@ -150,6 +172,7 @@ def evaluate(
     *,
     observe: Observer | None = None,
     quiet: bool = False,
+    metrics: Iterable[str] = (),
 ) -> Evaluation:
     """Drive networks over a recording and gather their scores.
 
@@ -159,11 +182,20 @@ def evaluate(
         plan: windows and scoring.
         observe: called with every record, for pictures.
         quiet: no progress bar.
+        metrics: names of ``runtime.metrics.METRICS`` to gather besides.
 
     Raises:
         EvaluationError, DataError: as ``runtime.sequence.drive``.
+        MetricError: an unknown metric.
     """
-    networks = {name: NetworkResult() for name in runners}
+    wanted = [metric.name for metric in find_metrics(metrics)]
+    networks = {
+        name: NetworkResult(
+            flow_scaling=runner.artifact.flow_scaling,
+            metrics=ChosenMetrics(wanted, plan.fwl_events or EVENTS_PER_VALUE),
+        )
+        for name, runner in runners.items()
+    }
     result = Evaluation(Path(file.path), file.resolution, plan, networks)
     plan.check()
     records = drive(file, runners, plan)
@@ -178,6 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     arguments = _parser().parse_args(argv)
     start_command()
+    metrics = [metric.name for metric in find_metrics(arguments.metrics)]
     loaded = [load_model(path) for path in (arguments.model, arguments.against) if path]
     with open_events(arguments.data, arguments.resolution) as file:
         plan = Drive(
@@ -191,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
             name: _runner(model, file.resolution, arguments)
             for name, model in zip(_names(loaded), loaded, strict=True)
         }
-        result = evaluate(file, runners, plan)
+        result = evaluate(file, runners, plan, metrics=metrics)
     output = result.to_dict()
     for (name, runner), model in zip(runners.items(), loaded, strict=True):
         output["networks"][name]["file"] = str(model.path)
@@ -247,6 +280,8 @@ def print_tables(result: Evaluation, out: Console) -> None:
         highlight=False,
     )
     out.print(_score_table(result))
+    if any(network.metrics.metrics for network in result.networks.values()):
+        out.print(_metric_table(result))
     if any(network.neurons for network in result.networks.values()):
         out.print(_rate_table(result))
 
@@ -275,6 +310,44 @@ def _score_table(result: Evaluation) -> Table:
             row = (_text(means.by_pixels()[key]), _text(means.by_frames()[key]))
             table.add_row(label, *row, style="dim")
     return table
+
+
+def _metric_table(result: Evaluation) -> Table:
+    """The metrics asked for: one row per network and metric."""
+    table = Table(title="metrics asked for")
+    table.add_column("prediction", overflow="fold")
+    table.add_column("metric", no_wrap=True)
+    for heading in ("by frames", "by pixels", "values", "unit"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, network in result.networks.items():
+        for metric, value in network.metrics.values().items():
+            numbers = (_text(value.by_frames, 4), _text(value.by_pixels, 4), str(value.values))
+            table.add_row(name, metric, *numbers, METRICS[metric].unit)
+    return table
+
+
+def list_metrics(out: Console) -> None:
+    """Print every metric with its unit, definition and source."""
+    table = Table(title="metrics; F is the prediction, G ground truth; see docs/metrics.md")
+    table.add_column("name", no_wrap=True)
+    for heading in ("unit", "better", "definition", "source"):
+        table.add_column(heading, overflow="fold")
+    for metric in METRICS.values():
+        cells = (metric.unit, metric.better, escape(metric.definition), escape(metric.source))
+        table.add_row(metric.name, *cells)
+    out.print(table)
+
+
+class _ListMetrics(argparse.Action):
+    """Prints the metrics and ends the command, as ``--help`` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        list_metrics(table_console())
+        parser.exit()
+
+
+def _names_of_metrics(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _rate_table(result: Evaluation) -> Table:
@@ -323,6 +396,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="flow warp loss over windows that hold N events together (default: "
         f"{EVENTS_PER_VALUE}; always on where the mode has no ground truth)",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=_names_of_metrics,
+        default=[],
+        metavar="NAME,...",
+        help="metrics besides those always shown; fwl and rsat span as many events as --fwl",
+    )
+    parser.add_argument(
+        "--list-metrics", action=_ListMetrics, nargs=0, help="print every metric and exit"
     )
     parser.add_argument("--no-library", action="store_true", help="do not use the op library")
     parser.add_argument("--json", type=Path, metavar="F", help="write the result there")

@@ -1,264 +1,29 @@
-"""Errors of a predicted flow against ground truth, per frame and over a sequence.
+"""Errors of a predicted flow: the figures to trust, those that published codes print, all by name.
 
-Conventions. Flow is float32 [2, H, W], channel 0 to the right, channel 1 down, in pixels over the
-ground-truth interval (``flow_in_pixels``). A pixel is scored where ``scoring_mask`` is true: at
-least one event in the window, and ground truth present. F is the prediction, G the ground truth:
-
-============== ==================================================================================
-aee            mean of |F - G|, pixels (average end-point error)
-outliers       share of pixels with |F - G| > 3 px and > 5 % of |G| (KITTI's rule)
-aae            mean angle between F and G in the image plane, degrees; a vector shorter than
-               1e-6 px has no direction and counts 90
-aae_spacetime  mean angle between (F, 1) and (G, 1), degrees (Barron, Fleet and Beauchemin 1994)
-aae_weighted   mean angle in the plane weighted by |G|, degrees
-nee            mean of |F - G| / (|G| + 0.01)
-angle_of_means angle between the mean F and the mean G of a frame, degrees
-============== ==================================================================================
-
-Yardsticks that need no network: ``zero_aee``, the AEE of predicting no motion (the mean of |G|),
-and ``mean_aee``, that of predicting each frame's mean ground-truth flow everywhere.
-
-Over a sequence two averages are kept apart, since they differ by tens of percent: over *pixels*
-(every scored pixel weighs the same) and over *frames* (the mean of the frames' own means; frames
-with nothing to score do not count).
-
-The outlier rule of the event_flow code takes 5 % of the predicted magnitude, and a frame without
-valid pixels counts there as error 0; the angular error of a later fork inverts its cosine. None of
-that is repeated here, so numbers printed by those codes are not comparable without care.
+``runtime.scores`` has the errors per frame and over a sequence, ``runtime.published`` the same
+titles as published codes compute them, ``runtime.metric_registry`` every metric by name, and
+``runtime.warping`` what needs no ground truth. See docs/metrics.md.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-
-import numpy as np
-import numpy.typing as npt
-
-Flow = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
-Plane = npt.NDArray[np.float64]
-
-OUTLIER_PIXELS = 3.0
-OUTLIER_SHARE = 0.05
-NEE_FLOOR = 0.01
-NO_DIRECTION = 1e-6
-PIXEL_METRICS = ("aee", "outliers", "aae", "aae_spacetime", "nee", "zero_aee", "mean_aee")
-
-
-def flow_in_pixels(flow: Flow, flow_scaling: float, dt_gt: float, dt_input: float) -> Flow:
-    """Convert a network's output to pixels over the ground-truth interval.
-
-    ``flow * flow_scaling`` is in pixels per input window; it is stretched by ``dt_gt / dt_input``,
-    the interval's length over the time from the window's first event to its last. With windows
-    shorter than the interval the caller passes the last window of it, whose motion is then taken
-    to have lasted for all of it; with windows longer, ground truth is that of their last interval.
-
-    Args:
-        flow: float32 [2, H, W] or [N, 2, H, W], network output.
-        flow_scaling: pixels per window for an output of 1.
-        dt_gt, dt_input: seconds, both positive.
-
-    Raises:
-        ValueError: a duration that is not positive.
-    """
-    if dt_gt <= 0 or dt_input <= 0:
-        raise ValueError(f"durations must be positive, got dt_gt {dt_gt} and dt_input {dt_input}")
-    factor = np.float32(flow_scaling * dt_gt / dt_input)
-    scaled: Flow = flow * factor
-    return scaled
-
-
-def valid_ground_truth(ground_truth: Flow) -> Mask:
-    """Where ground truth exists: bool [H, W]; both components zero, or not finite, means none."""
-    finite = np.isfinite(ground_truth).all(axis=0)
-    present: Mask = finite & (ground_truth != 0).any(axis=0)
-    return present
-
-
-def scoring_mask(ground_truth: Flow, events: Mask) -> Mask:
-    """Pixels to score: ground truth exists and at least one event fell. bool [H, W]."""
-    mask: Mask = valid_ground_truth(ground_truth) & events
-    return mask
-
-
-def angle_degrees(first: Plane, second: Plane) -> Plane:
-    """Angle between vectors [D, ...] along their first axis, degrees in 0..180.
-
-    From atan2 of |a x b| and a . b for two components, which keeps its accuracy at 0 and 180 where
-    the arc cosine loses it; a vector shorter than 1e-6 has no direction and gives 90.
-    """
-    lengths = np.minimum(np.linalg.norm(first, axis=0), np.linalg.norm(second, axis=0))
-    dot = (first * second).sum(axis=0)
-    if len(first) == 2:
-        across = np.abs(first[0] * second[1] - first[1] * second[0])
-    else:
-        across = np.linalg.norm(np.cross(first, second, axis=0), axis=0)
-    angle: Plane = np.degrees(np.arctan2(across, dot))
-    return np.where(lengths < NO_DIRECTION, 90.0, angle)
-
-
-def end_point_error(flow: Flow, ground_truth: Flow) -> npt.NDArray[np.float64]:
-    """|F - G| per pixel: float64 [H, W], pixels."""
-    difference = flow.astype(np.float64) - ground_truth
-    error: npt.NDArray[np.float64] = np.linalg.norm(difference, axis=0)
-    return error
-
-
-@dataclass(frozen=True)
-class FrameScore:
-    """Sums over the scored pixels of one frame; means are properties.
-
-    pixels: how many were scored; where it is 0 the means are NaN.
-    """
-
-    pixels: int
-    sum_error: float
-    sum_outliers: int
-    sum_angle: float
-    sum_angle_spacetime: float
-    sum_angle_weighted: float
-    sum_nee: float
-    sum_magnitude: float
-    sum_mean_error: float
-    angle_of_means: float
-
-    @property
-    def aee(self) -> float:
-        """Average end-point error, pixels."""
-        return self._mean(self.sum_error)
-
-    @property
-    def outliers(self) -> float:
-        """Share of outliers, 0..1."""
-        return self._mean(self.sum_outliers)
-
-    @property
-    def aae(self) -> float:
-        """Average angular error in the image plane, degrees."""
-        return self._mean(self.sum_angle)
-
-    @property
-    def aae_spacetime(self) -> float:
-        """Average angular error in space and time, degrees."""
-        return self._mean(self.sum_angle_spacetime)
-
-    @property
-    def aae_weighted(self) -> float:
-        """Average angular error in the plane weighted by the ground truth's magnitude, degrees."""
-        return self.sum_angle_weighted / self.sum_magnitude if self.sum_magnitude else float("nan")
-
-    @property
-    def nee(self) -> float:
-        """Average normalised end-point error."""
-        return self._mean(self.sum_nee)
-
-    @property
-    def zero_aee(self) -> float:
-        """AEE of predicting zero everywhere: the mean ground-truth magnitude, pixels."""
-        return self._mean(self.sum_magnitude)
-
-    @property
-    def mean_aee(self) -> float:
-        """AEE of predicting this frame's mean ground-truth flow everywhere, pixels."""
-        return self._mean(self.sum_mean_error)
-
-    def _mean(self, total: float) -> float:
-        return total / self.pixels if self.pixels else float("nan")
-
-
-def score_frame(flow: Flow, ground_truth: Flow, mask: Mask) -> FrameScore:
-    """Score one frame.
-
-    Args:
-        flow: float32 [2, H, W], pixels over the ground-truth interval.
-        ground_truth: float32 [2, H, W], the same unit.
-        mask: bool [H, W], pixels to score, see ``scoring_mask``.
-
-    Raises:
-        ValueError: shapes that do not fit together.
-    """
-    if flow.shape != ground_truth.shape or flow.shape != (2, *mask.shape):
-        raise ValueError(
-            f"flow {list(flow.shape)}, ground truth {list(ground_truth.shape)} and mask "
-            f"{list(mask.shape)} do not fit together"
-        )
-    f, g = flow[:, mask].astype(np.float64), ground_truth[:, mask].astype(np.float64)
-    count = int(mask.sum())
-    if count == 0:
-        return FrameScore(0, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, float("nan"))
-    error, magnitude = np.linalg.norm(f - g, axis=0), np.linalg.norm(g, axis=0)
-    angle = angle_degrees(f, g)
-    ones = np.ones((1, count))
-    spacetime = angle_degrees(np.concatenate([f, ones]), np.concatenate([g, ones]))
-    mean_f, mean_g = f.mean(axis=1), g.mean(axis=1)
-    outliers = (error > OUTLIER_PIXELS) & (error > OUTLIER_SHARE * magnitude)
-    return FrameScore(
-        pixels=count,
-        sum_error=float(error.sum()),
-        sum_outliers=int(outliers.sum()),
-        sum_angle=float(angle.sum()),
-        sum_angle_spacetime=float(spacetime.sum()),
-        sum_angle_weighted=float((angle * magnitude).sum()),
-        sum_nee=float((error / (magnitude + NEE_FLOOR)).sum()),
-        sum_magnitude=float(magnitude.sum()),
-        sum_mean_error=float(np.linalg.norm(g - mean_g[:, np.newaxis], axis=0).sum()),
-        angle_of_means=float(angle_degrees(mean_f, mean_g)),
-    )
-
-
-@dataclass
-class SequenceScore:
-    """Frames of one sequence, averaged over pixels and over frames; see the module's text."""
-
-    frames: list[FrameScore] = field(default_factory=list)
-
-    def add(self, frame: FrameScore) -> None:
-        """Take a frame in; one without scored pixels is left out."""
-        if frame.pixels:
-            self.frames.append(frame)
-
-    @property
-    def pixels(self) -> int:
-        """Scored pixels in all frames."""
-        return sum(frame.pixels for frame in self.frames)
-
-    def by_pixels(self) -> dict[str, float]:
-        """Every metric with each scored pixel weighing the same; NaN without any."""
-        total = total_score(self.frames)
-        names = (*PIXEL_METRICS, "aae_weighted")
-        return {name: float(getattr(total, name)) for name in names}
-
-    def by_frames(self) -> dict[str, float]:
-        """Every metric as the mean of the frames' own values; NaN without frames."""
-        names = (*PIXEL_METRICS, "aae_weighted", "angle_of_means")
-        return {
-            name: float(np.mean([getattr(frame, name) for frame in self.frames]))
-            if self.frames
-            else float("nan")
-            for name in names
-        }
-
-    def to_dict(self) -> dict[str, object]:
-        """Both averages and the counts, as JSON values (None for what has no value)."""
-        return {
-            "frames": len(self.frames),
-            "pixels": self.pixels,
-            "by_pixels": {k: _number(v) for k, v in self.by_pixels().items()},
-            "by_frames": {k: _number(v) for k, v in self.by_frames().items()},
-        }
-
-
-def total_score(frames: Iterable[FrameScore]) -> FrameScore:
-    """The sums of several frames as one; the angle of means is not additive and becomes NaN."""
-    taken = list(frames)
-    sums = {
-        f.name: sum(getattr(frame, f.name) for frame in taken)
-        for f in fields(FrameScore)
-        if f.name != "angle_of_means"
-    }
-    return FrameScore(**sums, angle_of_means=float("nan"))
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+from runtime import published as published
+from runtime.metric_registry import METRICS as METRICS
+from runtime.metric_registry import ChosenMetrics as ChosenMetrics
+from runtime.metric_registry import Metric as Metric
+from runtime.metric_registry import MetricError as MetricError
+from runtime.metric_registry import MetricValue as MetricValue
+from runtime.metric_registry import find_metrics as find_metrics
+from runtime.scores import Flow as Flow
+from runtime.scores import FrameScore as FrameScore
+from runtime.scores import Mask as Mask
+from runtime.scores import Plane as Plane
+from runtime.scores import SequenceScore as SequenceScore
+from runtime.scores import angle_degrees as angle_degrees
+from runtime.scores import end_point_error as end_point_error
+from runtime.scores import flow_in_pixels as flow_in_pixels
+from runtime.scores import score_frame as score_frame
+from runtime.scores import scoring_mask as scoring_mask
+from runtime.scores import total_score as total_score
+from runtime.scores import valid_ground_truth as valid_ground_truth
+from runtime.warping import averaged_image as averaged_image
+from runtime.warping import flow_warp_loss as flow_warp_loss
+from runtime.warping import rsat as rsat

@@ -10,10 +10,13 @@ sharper.
   and divided by the number of active pixels, warped over unwarped. 1 for zero flow; below 1 is
   better.
 
-Both grow with the time they span, so values compare only at equal numbers of events; event_flow
-takes windows until they hold 15000 events. As there, an event moves by the flow of its own window
-at its own pixel, warped positions are rounded to the nearest pixel, and events that leave the image
-are dropped from the warped image and kept in the other.
+* The averaged image of warped events (Paredes-Valles and de Croon, CVPR 2021) is a picture, no
+  figure: events per pixel that they came from.
+
+FWL and RSAT grow with the time they span, so values compare only at equal numbers of events;
+event_flow takes windows until they hold 15000 events. As there, an event moves by the flow of its
+own window at its own pixel, warped positions are rounded to the nearest pixel, and events that
+leave the image are dropped from the warped image and kept in the other.
 """
 
 from __future__ import annotations
@@ -66,10 +69,12 @@ def warp_to_end(windows: Sequence[Warp]) -> tuple[Pixels, npt.NDArray[np.bool_]]
     for number, (events, flow) in enumerate(windows):
         height, width = flow.shape[1:]
         left = len(windows) - number - _times(events)
-        xs = np.rint(events.xs + left * flow[0, events.ys, events.xs]).astype(np.int64)
-        ys = np.rint(events.ys + left * flow[1, events.ys, events.xs]).astype(np.int64)
-        pixels.append(ys * width + xs)
-        insides.append((xs >= 0) & (xs < width) & (ys >= 0) & (ys < height))
+        xs = np.rint(events.xs + left * flow[0, events.ys, events.xs])
+        ys = np.rint(events.ys + left * flow[1, events.ys, events.xs])
+        # Before the conversion to integers, which has no answer for flow that is not finite.
+        inside = (xs >= 0) & (xs < width) & (ys >= 0) & (ys < height)
+        pixels.append(np.where(inside, ys * width + xs, 0).astype(np.int64))
+        insides.append(inside)
     return np.concatenate(pixels), np.concatenate(insides)
 
 
@@ -95,6 +100,32 @@ def rsat(windows: Sequence[Warp]) -> float:
     before = _squared_times(_unwarped(windows), everywhere, times, positive, size)
     after = _squared_times(pixels, inside, times, positive, size)
     return after / before if before > 0 else math.nan
+
+
+def averaged_image(windows: Sequence[Warp]) -> Times:
+    """Averaged image of warped events of consecutive windows, without the bias of crowded edges.
+
+    Per polarity, the events that arrive at a pixel over the number of different pixels that they
+    came from (Paredes-Valles and de Croon, CVPR 2021; one window there). Warped positions are
+    rounded, events that leave the image are dropped. Of several windows a pixel of each counts by
+    itself, since its flow differs.
+
+    Returns:
+        float64 [2, H, W], events per source pixel, positive ones first; 0 where none arrived.
+    """
+    height, width = windows[0][1].shape[1:]
+    size = height * width
+    numbers = np.repeat(np.arange(len(windows)), [len(events) for events, _ in windows])
+    sources = numbers * size + _unwarped(windows)
+    positive = np.concatenate([events.ps > 0 for events, _ in windows])
+    pixels, inside = warp_to_end(windows)
+    image = np.zeros((2, size))
+    for plane, of_polarity in zip(image, (positive, ~positive), strict=True):
+        chosen = inside & of_polarity
+        pairs = np.unique(np.stack([sources[chosen], pixels[chosen]]), axis=1)
+        counts = np.bincount(pixels[chosen], minlength=size)
+        plane[:] = counts / np.maximum(np.bincount(pairs[1], minlength=size), 1)
+    return image.reshape(2, height, width)
 
 
 def _times(events: Events) -> Times:

@@ -27,9 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from models import TOPOLOGIES
-
-BASELINES = ("FireNet", "FireFlowNet")
+from models import MODELS, SURROGATES, TOPOLOGIES
 
 
 class ConfigError(ValueError):
@@ -80,8 +78,7 @@ class ModelSection(_Section):
 
     name: str = Field(
         default="LIFFireNet",
-        description="LIFFireNet, LIFFireNet_short, LIFFireFlowNet, LIFFireFlowNet_short, or the "
-        "non-spiking FireNet, FireFlowNet",
+        description=f"one of {', '.join(MODELS)}",
     )
     encoding: Literal["cnt", "voxel"] = Field(
         default="cnt", description="event counts per polarity, or a signed voxel grid"
@@ -96,14 +93,15 @@ class ModelSection(_Section):
     )
     base_num_channels: PositiveInt = Field(default=32, description="channels C of every layer")
     kernel_size: PositiveInt = Field(default=3, description="side of the convolutions, odd")
-    norm: Literal["none", "batch", "time", "membrane"] = Field(
-        default="batch",
+    norm: Literal["none", "batch", "time", "membrane"] | None = Field(
+        default=None,
         description="batch norm of the currents, its per-time-step or membrane variant, or none; "
-        "folded into the weights afterwards",
+        "folded into the weights afterwards; null for batch in spiking networks, none in others",
     )
     time_steps: PositiveInt = Field(default=4, description="norm time: number of steps told apart")
-    surrogate: Literal["arctanspike", "superspike", "mgspike", "trianglespike"] = Field(
-        default="arctanspike", description="stands in for the derivative of a spike"
+    surrogate: str = Field(
+        default="arctanspike",
+        description=f"stands in for a spike's derivative: {', '.join(SURROGATES)}",
     )
     surrogate_width: PositiveFloat | None = Field(
         default=None, description="its width; null for the surrogate's own"
@@ -119,8 +117,15 @@ class ModelSection(_Section):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in (known := (*TOPOLOGIES, *BASELINES)):
-            raise ValueError(f"{name!r} is not one of {', '.join(known)}")
+        if name not in MODELS:
+            raise ValueError(f"{name!r} is not one of {', '.join(MODELS)}")
+        return name
+
+    @field_validator("surrogate")
+    @classmethod
+    def _known_surrogate(cls, name: str) -> str:
+        if name not in SURROGATES:
+            raise ValueError(f"{name!r} is not one of {', '.join(SURROGATES)}")
         return name
 
     @field_validator("kernel_size")
@@ -140,6 +145,11 @@ class ModelSection(_Section):
     def spiking(self) -> bool:
         """Whether the network has spiking neurons."""
         return self.name in TOPOLOGIES
+
+    @property
+    def norm_in_use(self) -> str:
+        """``norm``, or what null stands for."""
+        return self.norm or ("batch" if self.spiking else "none")
 
 
 class AugmentSection(_Section):
@@ -188,6 +198,13 @@ class DataSection(_Section):
     )
     validation_windows: PositiveInt | None = Field(
         default=None, description="at most so many windows of each held-out sequence; null for all"
+    )
+    max_events: PositiveInt | None = Field(
+        default=None,
+        description="contrast: at most so many events of a window, evenly spaced; null for all",
+    )
+    sensor_resolution: tuple[PositiveInt, PositiveInt] | None = Field(
+        default=None, description="height and width of recordings that do not tell their own"
     )
     train_scenes: PositiveInt = Field(
         default=150, description="number of synthetic training scenes"
@@ -247,6 +264,14 @@ class LossSection(_Section):
     )
     overwrite_intermediate: bool = Field(
         default=False, description="contrast: the last window's flow stands for all of a chunk"
+    )
+    charbonnier: Literal["components", "sum"] = Field(
+        default="components",
+        description="contrast: smoothness of each flow component, or of their sum as in the "
+        "research code",
+    )
+    reduction: Literal["mean", "sum"] = Field(
+        default="mean", description="contrast: over the batch; the research code sums"
     )
     mask_output: bool = Field(
         default=True, description="contrast: smoothness only where events are"

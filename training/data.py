@@ -1,39 +1,260 @@
-"""Sequences in memory and the slots that walk along them."""
+"""Where training and validation sequences come from: synthetic scenes, or recordings in a folder.
+
+What they are is in :mod:`training.sequences`, how they are drawn from in :mod:`training.sampling`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from calib_data.console import progress
-from calib_data.encodings import event_counts
-from calib_data.hdf5 import EventFile
+from calib_data.errors import DataError
+from calib_data.npz import HDF5_SUFFIXES
 from calib_data.synthetic import SceneConfig, write_scene
-from calib_data.windows import iterate_windows
 from training.config import ConfigError
+from training.sampling import Augmentation, SlotSampler
+from training.sequences import (
+    HotPixels,
+    Sequence,
+    StreamedSequence,
+    WindowEvents,
+    WindowFormat,
+    close_files,
+    load_sequence,
+)
+
+__all__ = [
+    "Augmentation",
+    "HotPixels",
+    "SceneSet",
+    "Sequence",
+    "SlotSampler",
+    "StreamedSequence",
+    "WindowEvents",
+    "WindowFormat",
+    "find_recordings",
+    "load_recordings",
+    "load_sequence",
+    "load_sources",
+    "scene_path",
+    "split_recordings",
+]
 
 VALIDATION_SEED_OFFSET = 100_000
+SUFFIXES = (*HDF5_SUFFIXES, ".npz")
+MEMORY = 4 * 2**30
+"""Bytes of sequences that are kept in memory before the rest is read as it is used."""
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """One recording as consecutive windows.
+class SceneSet:
+    """Synthetic scenes, generated where they are not cached.
 
-    counts: uint8 [T, 2, H, W], events per pixel and polarity, saturated at 127.
-    flow: float32 [T, 2, H, W], ground truth in pixels per window, x right and y down.
+    cache: folder. count: how many. seed: of the first; held-out scenes begin
+    VALIDATION_SEED_OFFSET later. resolution: (H, W). duration: seconds.
     """
 
-    counts: npt.NDArray[np.uint8]
-    flow: npt.NDArray[np.float32]
+    cache: Path
+    count: int
+    seed: int = 0
+    resolution: tuple[int, int] = (128, 128)
+    duration: float = 2.0
 
-    def __len__(self) -> int:
-        return len(self.counts)
+    def paths(self, label: str) -> list[Path]:
+        """The scenes' files, written where they are absent (progress bar)."""
+        seeds = range(self.seed, self.seed + self.count)
+        return [
+            scene_path(self.cache, seed, self.resolution, self.duration)
+            for seed in progress(seeds, label, total=len(seeds))
+        ]
+
+    def held_out(self, count: int) -> SceneSet:
+        """So many scenes that training never sees."""
+        return replace(self, count=count, seed=self.seed + VALIDATION_SEED_OFFSET)
+
+
+def load_sources(
+    source: Path | SceneSet,
+    validation: Path | float | SceneSet | None,
+    form: WindowFormat,
+    *,
+    validation_form: WindowFormat | None = None,
+    resolution: tuple[int, int] | None = None,
+    validation_windows: int | None = None,
+    seed: int = 0,
+    memory: int = MEMORY,
+) -> tuple[list[Sequence], list[Sequence]]:
+    """Training and validation sequences.
+
+    Recordings are .h5, .hdf5 and .npz files, in the order of their paths. Those that cannot be used
+    are left out with a warning that names them. Recordings beyond ``memory`` are read as they are
+    used (:class:`StreamedSequence`). Scenes are cut at flow intervals whatever ``form`` says, and
+    no window of theirs is emptied nor any pixel filtered.
+
+    Args:
+        source: training data: a recording, a folder of them, or scenes.
+        validation: held-out data: a folder or recording, whose files are then left out of training
+            if they lie in ``source`` too; the share of recordings, between 0 and 1, that ``seed``
+            picks; scenes (``source.held_out(n)`` of the training scenes); or None for none.
+        form: how recordings are cut and encoded.
+        validation_form: the same for validation; None for ``form``.
+        resolution: (H, W), for recordings that do not tell their own.
+        validation_windows: at most so many of each held-out sequence; None for all.
+        seed: of the split.
+        memory: most bytes of sequences kept in memory, training and validation each.
+
+    Returns:
+        training sequences, validation sequences.
+
+    Raises:
+        ConfigError: there are no recordings, none can be used, or none is left to train on; or the
+            held-out windows, which are always in memory, do not fit.
+        DataError: a held-out recording is damaged.
+    """
+    held_form = validation_form or form
+    if isinstance(validation, float) and isinstance(source, SceneSet):
+        raise ConfigError("a share of recordings is held out of a folder; scenes take a number")
+    train: list[Path] | SceneSet = source if isinstance(source, SceneSet) else []
+    held: list[Path] | SceneSet = validation if isinstance(validation, SceneSet) else []
+    if isinstance(source, Path):
+        train = find_recordings(source)
+    if isinstance(validation, Path):
+        held = find_recordings(validation)
+        if isinstance(train, list):
+            apart = {path.resolve() for path in held}
+            train = [path for path in train if path.resolve() not in apart]
+            if not train:
+                raise ConfigError(f"{source}: every recording is held out in {validation}")
+    elif isinstance(validation, float) and isinstance(train, list):
+        train, held = split_recordings(train, validation, seed)
+    return (
+        _load(train, form, resolution, memory, "training"),
+        _in_memory(held, held_form, resolution, memory, validation_windows) if held else [],
+    )
+
+
+def _in_memory(
+    source: list[Path] | SceneSet,
+    form: WindowFormat,
+    resolution: tuple[int, int] | None,
+    memory: int,
+    windows: int | None,
+) -> list[Sequence]:
+    """The first windows of every held-out sequence."""
+    sequences = _load(source, form, resolution, 0, "validation")
+    stops = [len(s) if windows is None else min(windows, len(s)) for s in sequences]
+    needed = sum(s.nbytes * stop // len(s) for s, stop in zip(sequences, stops, strict=True))
+    if needed > memory:
+        raise ConfigError(
+            f"held-out sequences need {needed / 2**30:.1f} GiB of memory, and {memory / 2**30:.1f} "
+            "are allowed; lower data.validation_windows or hold fewer out"
+        )
+    try:
+        return [s.cut(0, stop) for s, stop in zip(sequences, stops, strict=True)]
+    finally:
+        close_files()
+
+
+def _load(
+    source: list[Path] | SceneSet,
+    form: WindowFormat,
+    resolution: tuple[int, int] | None,
+    memory: int,
+    label: str,
+) -> list[Sequence]:
+    if not isinstance(source, SceneSet):
+        return load_recordings(source, form, resolution, memory, f"{label} recordings")
+    form = replace(form, mode="gtflow_dt1", window=1.0, quiet_events=0, hot_pixels=None)
+    return load_recordings(source.paths(f"{label} scenes"), form, None, memory, f"{label} scenes")
+
+
+def find_recordings(source: Path) -> list[Path]:
+    """A recording itself, or all in a folder and the folders in it, sorted by path.
+
+    Raises:
+        ConfigError: there are none.
+        FileNotFoundError: there is no such file or folder.
+    """
+    if not source.exists():
+        raise FileNotFoundError(2, "no such file or folder", str(source))
+    if source.is_file():
+        return [source]
+    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise ConfigError(f"{source}: no recording in this folder; expected {', '.join(SUFFIXES)}")
+    return found
+
+
+def split_recordings(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """Hold a share of recordings out: at least one, and never all.
+
+    Args:
+        paths: at least two.
+        share: between 0 and 1.
+        seed: of the choice.
+
+    Returns:
+        training and validation recordings, each in their former order.
+
+    Raises:
+        ConfigError: fewer than two recordings, or another share.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"a share held out lies between 0 and 1, got {share:g}")
+    if len(paths) < 2:
+        raise ConfigError(f"{paths[0]}: one recording cannot be shared; name one for validation")
+    count = min(max(round(share * len(paths)), 1), len(paths) - 1)
+    chosen = set(np.random.default_rng(seed).permutation(len(paths))[:count].tolist())
+    return (
+        [path for index, path in enumerate(paths) if index not in chosen],
+        [path for index, path in enumerate(paths) if index in chosen],
+    )
+
+
+def load_recordings(
+    paths: Iterable[Path],
+    form: WindowFormat,
+    resolution: tuple[int, int] | None = None,
+    memory: int = MEMORY,
+    label: str = "recordings",
+) -> list[Sequence]:
+    """Load recordings; those that cannot be used are left out with a warning that names them.
+
+    Args:
+        paths: at least one.
+        form: how they are cut and encoded.
+        resolution: (H, W), for those that do not tell their own.
+        memory: most bytes kept; the recordings that do not fit are read as they are used.
+        label: of the progress bar.
+
+    Raises:
+        ConfigError: none can be used.
+    """
+    paths = list(paths)
+    sequences: list[Sequence] = []
+    refused: list[str] = []
+    for path in progress(paths, label, total=len(paths)):
+        try:
+            streamed = StreamedSequence(path, form, resolution)
+            if not len(streamed):
+                raise DataError(f"{path}: shorter than one window of {form.mode} {form.window:g}")
+            fits = streamed.nbytes <= memory
+            sequences.append(streamed.load() if fits else streamed)
+            memory -= streamed.nbytes if fits else 0
+        except (DataError, OSError) as error:
+            refused.append(" ".join(str(error).split()))
+        finally:
+            close_files()
+    if not sequences:
+        raise ConfigError(f"none of {len(paths)} {label} can be used; the first: {refused[0]}")
+    for reason in refused:
+        warnings.warn(f"left out: {reason}", stacklevel=2)
+    return sequences
 
 
 def scene_path(cache: Path, seed: int, resolution: tuple[int, int], duration: float) -> Path:
@@ -43,142 +264,3 @@ def scene_path(cache: Path, seed: int, resolution: tuple[int, int], duration: fl
         cache.mkdir(parents=True, exist_ok=True)
         write_scene(SceneConfig.random(seed, resolution, duration), path)
     return path
-
-
-def load_sequence(path: Path) -> Sequence:
-    """Read a whole recording with dt1 ground truth into memory.
-
-    Raises:
-        ConfigError: it has no window with ground truth.
-    """
-    with EventFile(path) as file:
-        counts, flow = [], []
-        for window in iterate_windows(file, "gtflow_dt1", 1):
-            if window.flow is not None:
-                counts.append(event_counts(window.events, file.resolution, np.uint8, saturate=127))
-                flow.append(window.flow)
-    if not counts:
-        raise ConfigError(f"{path}: no window has ground truth; raise data.duration")
-    return Sequence(np.stack(counts), np.stack(flow))
-
-
-def synthetic_sequences(
-    cache: Path, seeds: range, resolution: tuple[int, int], duration: float, label: str
-) -> list[Sequence]:
-    """Load the scenes of these seeds, generating the missing ones (progress bar)."""
-    return [
-        load_sequence(scene_path(cache, seed, resolution, duration))
-        for seed in progress(seeds, label, total=len(seeds))
-    ]
-
-
-class SlotSampler:
-    """Hands out chunks of consecutive windows; each batch slot walks its own sequence.
-
-    A slot keeps one random crop and one random flip for as long as it stays in a sequence, so the
-    state carried between chunks stays meaningful.
-
-    Args:
-        sequences: to draw from, uniformly.
-        batch_size: number of slots B.
-        chunk: windows per chunk K; sequences shorter than that are never drawn.
-        crop: side of the square crop in pixels.
-        seed: of all random choices.
-
-    Raises:
-        ConfigError: no sequence is long or large enough.
-    """
-
-    def __init__(
-        self, sequences: list[Sequence], batch_size: int, chunk: int, crop: int, seed: int
-    ) -> None:
-        self._sequences = [
-            s for s in sequences if len(s) >= chunk and min(s.counts.shape[2:]) >= crop
-        ]
-        if not self._sequences:
-            raise ConfigError(
-                f"no sequence has {chunk} windows of at least {crop} pixels; raise data.duration, "
-                "or lower loss.window_loss or data.crop"
-            )
-        self._chunk, self._crop = chunk, crop
-        self.rng = np.random.default_rng(seed)
-        self._slots = [self._draw() for _ in range(batch_size)]
-
-    def _draw(self) -> _Slot:
-        index = int(self.rng.integers(len(self._sequences)))
-        height, width = self._sequences[index].counts.shape[2:]
-        # A random start spreads the slots, so that they do not all restart together.
-        return _Slot(
-            sequence=index,
-            position=int(self.rng.integers(0, len(self._sequences[index]) - self._chunk + 1)),
-            top=int(self.rng.integers(0, height - self._crop + 1)),
-            left=int(self.rng.integers(0, width - self._crop + 1)),
-            flip_x=bool(self.rng.integers(2)),
-            flip_y=bool(self.rng.integers(2)),
-            swap_polarity=bool(self.rng.integers(2)),
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the next chunk depends on, as plain values."""
-        return {
-            "generator": self.rng.bit_generator.state,
-            "slots": [asdict(slot) for slot in self._slots],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
-        self.rng.bit_generator.state = state["generator"]
-        self._slots = [_Slot(**slot) for slot in state["slots"]]
-
-    def next_chunk(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Next K windows of every slot.
-
-        Returns:
-            counts float32 [K, B, 2, crop, crop], flow float32 of the same shape, and
-            fresh bool [B]: the slots that begin a new sequence and need a zero state.
-        """
-        fresh, counts, flow = [], [], []
-        for index, slot in enumerate(self._slots):
-            ended = slot.position + self._chunk > len(self._sequences[slot.sequence])
-            if ended:
-                slot = self._slots[index] = self._draw()
-            fresh.append(ended or not slot.started)
-            slot.started = True
-            slot_counts, slot_flow = slot.cut(self._sequences, self._chunk, self._crop)
-            counts.append(slot_counts)
-            flow.append(slot_flow)
-            slot.position += self._chunk
-        return (
-            torch.from_numpy(np.stack(counts, 1)).float(),
-            torch.from_numpy(np.stack(flow, 1)),
-            torch.tensor(fresh),
-        )
-
-
-@dataclass
-class _Slot:
-    sequence: int
-    position: int
-    top: int
-    left: int
-    flip_x: bool
-    flip_y: bool
-    swap_polarity: bool
-    started: bool = False
-
-    def cut(
-        self, sequences: list[Sequence], chunk: int, crop: int
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        rows, columns = slice(self.top, self.top + crop), slice(self.left, self.left + crop)
-        span = slice(self.position, self.position + chunk)
-        counts = sequences[self.sequence].counts[span, :, rows, columns]
-        flow = sequences[self.sequence].flow[span, :, rows, columns].copy()
-        if self.flip_x:
-            counts, flow = counts[..., ::-1], flow[..., ::-1].copy()
-            flow[:, 0] *= -1
-        if self.flip_y:
-            counts, flow = counts[..., ::-1, :], flow[..., ::-1, :].copy()
-            flow[:, 1] *= -1
-        if self.swap_polarity:
-            counts = counts[:, ::-1]
-        return np.ascontiguousarray(counts), flow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -61,13 +61,18 @@ def reproducible(deterministic: bool) -> Iterator[None]:
     before = (cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
     was = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     if deterministic:
         # cuBLAS reads it when it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cuda.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
     torch.use_deterministic_algorithms(was or deterministic, warn_only=True)
+    # Nothing here reads memory that nobody wrote, and filling it takes time.
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
+        memory.fill_uninitialized_memory = filled
         cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
         torch.use_deterministic_algorithms(was, warn_only=warned)

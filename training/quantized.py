@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models import load_checkpoint, shipped_checkpoint
+from models import SpikingFireNet, load_checkpoint, shipped_checkpoint
 from quant import (
     GridSettings,
     QuantFireNet,
@@ -17,18 +17,20 @@ from quant import (
     save_qat,
     save_spec,
 )
-from training.config import ConfigError, QuantSection
+from training.config import ConfigError, ModelSection, QuantSection
 from training.data import Sequence
 
 SHADOWS = "best.qat.safetensors"
 INTEGERS = "best.quantized.safetensors"
 
 
-def network_on_grid(name: str, section: QuantSection, train: list[Sequence]) -> QuantFireNet:
+def network_on_grid(
+    model: ModelSection, section: QuantSection, train: list[Sequence]
+) -> QuantFireNet:
     """The network that quantization-aware training starts with.
 
     Args:
-        name: model of the family.
+        model: which member of the family.
         section: bit widths and where to start.
         train: training sequences; the first few calibrate ranges.
 
@@ -36,10 +38,16 @@ def network_on_grid(name: str, section: QuantSection, train: list[Sequence]) -> 
         ConfigError: the checkpoint holds another model.
         QuantError: bit widths or ranges that make no integer network.
     """
-    path = section.init or shipped_checkpoint(name)
+    path = section.init or shipped_checkpoint(model.name)
     source = load_checkpoint(path)
-    if source.config.model != name:
-        raise ConfigError(f"{path} holds {source.config.model}, and model.name is {name}")
+    held = source.config
+    if not isinstance(source, SpikingFireNet) or held.model != model.name:
+        raise ConfigError(f"{path} holds {held.model}, and model.name is {model.name}")
+    if held.channels != model.base_num_channels:
+        raise ConfigError(
+            f"{path} has {held.channels} channels, and model.base_num_channels is "
+            f"{model.base_num_channels}"
+        )
     # Learned scales start where a search finds them; the others have no choice.
     learned = section.weight_scale == "learned"
     options = QuantOptions(
@@ -52,7 +60,7 @@ def network_on_grid(name: str, section: QuantSection, train: list[Sequence]) -> 
     )
     chosen = train[: section.calibration_scenes]
     windows = [[torch.from_numpy(counts)[None].float() for counts in s.counts] for s in chosen]
-    model = QuantFireNet.from_float(
+    network = QuantFireNet.from_float(
         source,
         options,
         calibrate(source, *windows),
@@ -60,9 +68,9 @@ def network_on_grid(name: str, section: QuantSection, train: list[Sequence]) -> 
         settings=GridSettings(section.weight_scale, section.learn_range, section.neuron),
     )
     for group in section.freeze:
-        for parameter in _group(model, group):
+        for parameter in _group(network, group):
             parameter.requires_grad_(False)
-    return model.train()
+    return network.train()
 
 
 def _group(model: QuantFireNet, group: str) -> list[nn.Parameter]:
@@ -83,7 +91,7 @@ def _group(model: QuantFireNet, group: str) -> list[nn.Parameter]:
     ]
 
 
-def save_on_grid(model: QuantFireNet, folder: Path) -> None:
+def save_on_grid(model: QuantFireNet, folder: Path, stem: str = "best") -> None:
     """Write shadows, from which training can go on, and integers, which are exported."""
-    save_qat(model, folder / SHADOWS)
-    save_spec(model.spec(), folder / INTEGERS)
+    save_qat(model, folder / SHADOWS.replace("best", stem))
+    save_spec(model.spec(), folder / INTEGERS.replace("best", stem))

@@ -100,6 +100,8 @@ _CONVERTED = (
 # What those codes do without being told.
 _THEIR_DEFAULTS: dict[str, Any] = {
     "loss.kind": "contrast",
+    "loss.charbonnier": "sum",
+    "loss.reduction": "sum",
     "loss.clip_grad": None,
     "optimizer.schedule": "constant",
     "optimizer.warmup_updates": 0,
@@ -225,7 +227,7 @@ def _activations(values: Values, result: Result, warnings: list[str], snntorch: 
             )
         result["model.surrogate"] = names.pop()
         result["model.surrogate_width"] = SURROGATE_WIDTH
-    elif names != {"relu"}:
+    elif not names <= {"relu", "tanh"} or "relu" not in names:
         raise ConfigError(f"model.activations: the networks without spikes have relu, not {given}")
 
 
@@ -316,7 +318,7 @@ def _size(values: Values, result: Result, warnings: list[str], snntorch: bool) -
             f"loader.std_resolution: windows of mode {result['data.mode']} would be average-pooled "
             "to loader.resolution, which changes what counts mean; prepare recordings of that size"
         )
-    result["data.crop"] = min(size)
+    result["data.crop"], result["data.sensor_resolution"] = min(size), native
     result["model.flow_scaling"] = float(max(size))
     if native != size or size[0] != size[1]:
         warnings.append(f"loader.resolution: random crops of {min(size)} pixels instead of {size}")

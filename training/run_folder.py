@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from calib_data.files import atomic_path
 
@@ -35,12 +37,11 @@ class RunFolder:
     """Reads and writes one run's files; every write is whole or leaves the file as it was.
 
     Args:
-        path: the folder; made if it is missing.
+        path: the folder; made when something is written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
 
     @property
     def begun(self) -> bool:
@@ -91,11 +92,20 @@ class RunFolder:
         Raises:
             TrainingError: no space, no permission, ...; the file is as it was.
         """
+        with self.writing(name), atomic_path(self.path / name) as path:
+            write(path)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Within, failures to write become a :class:`TrainingError` that says what to do."""
         try:
-            with atomic_path(self.path / name) as path:
-                write(path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            yield
         except OSError as error:
-            raise self._unwritable(name, error) from None
+            raise self._unwritable(name, error.strerror or type(error).__name__) from None
+        except SafetensorError as error:
+            # What safetensors makes of a full disk.
+            raise self._unwritable(name, str(error)) from None
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Replace a JSON file; raises as :meth:`write`."""
@@ -139,14 +149,10 @@ class RunFolder:
             self.write(name, lambda target: target.write_text("".join(kept)))
 
     def _append(self, name: str, text: str) -> None:
-        try:
-            with (self.path / name).open("a") as file:
-                file.write(text)
-        except OSError as error:
-            raise self._unwritable(name, error) from None
+        with self.writing(name), (self.path / name).open("a") as file:
+            file.write(text)
 
-    def _unwritable(self, name: str, error: OSError) -> TrainingError:
-        reason = error.strerror or type(error).__name__
+    def _unwritable(self, name: str, reason: str) -> TrainingError:
         hint = "nothing was lost but what came after the last saved state; " if self.begun else ""
         return TrainingError(
             f"{self.path / name}: cannot be written ({reason}); {hint}"
@@ -158,20 +164,27 @@ def find_run(reference: str, out: Path) -> Path:
     """The folder of a run.
 
     Args:
-        reference: its folder, its name beside ``out``, or its MLflow run id (with or without
-            "runs:").
+        reference: its folder, its name beside ``out``, or its MLflow run id or an unambiguous
+            beginning of it (with or without "runs:").
         out: a run's folder; others are looked for beside it.
 
     Raises:
-        TrainingError: there is no such run.
+        TrainingError: there is no such run, or there are several.
     """
     for candidate in (Path(reference), out.parent / reference):
         if candidate.is_dir():
             return candidate
-    run_id = reference.removeprefix("runs:").strip("/")
-    for description in sorted(out.parent.glob(f"*/{RUN}")):
-        if RunFolder(description.parent).run_id() == run_id:
-            return description.parent
+    beginning = reference.removeprefix("runs:").strip("/")
+    folders = [description.parent for description in sorted(out.parent.glob(f"*/{RUN}"))]
+    ids = {folder: RunFolder(folder).run_id() or "" for folder in folders}
+    found = [folder for folder, run_id in ids.items() if beginning and run_id.startswith(beginning)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise TrainingError(
+            f"--resume {reference}: is the beginning of several runs' ids: "
+            f"{', '.join(map(str, found))}; give more of it"
+        )
     raise TrainingError(
         f"--resume {reference}: no such folder, nor a run of this name or MLflow run id in "
         f"{out.parent}"

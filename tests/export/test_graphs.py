@@ -328,7 +328,7 @@ def test_a_wrong_weight_is_found(sources: Any, tmp_path: Path) -> None:
 
 
 def test_a_network_with_batch_norm_is_refused() -> None:
-    model = SpikingFireNet(ModelConfig("LIFFireNet_short", channels=4), batch_norm=True)
+    model = SpikingFireNet(ModelConfig("LIFFireNet_short", channels=4), norm="batch")
     with pytest.raises(ExportError, match=r"layer 'head' has a batch norm; .*folded"):
         float_model(model, Dims((8, 8), False))
     float_model(model.folded(), Dims((8, 8), False))

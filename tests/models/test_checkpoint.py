@@ -62,7 +62,7 @@ def test_clamped_parameters_are_written_as_used(tmp_path: Path) -> None:
 
 def test_an_unfolded_norm_is_not_lost(tmp_path: Path) -> None:
     """Saving a network that still normalises would drop the norm without a word."""
-    model = SpikingFireNet(ModelConfig("LIFFireNet_short", channels=4), batch_norm=True)
+    model = SpikingFireNet(ModelConfig("LIFFireNet_short", channels=4), norm="batch")
     with pytest.raises(CheckpointError, match=r"layer 'head'.*folded"):
         save_checkpoint(model, tmp_path / "c.safetensors")
     assert list(tmp_path.iterdir()) == []
@@ -70,7 +70,7 @@ def test_an_unfolded_norm_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_folded_network_leaves_the_original_alone() -> None:
-    model = SpikingFireNet(ModelConfig("LIFFireNet_short", channels=4), batch_norm=True)
+    model = SpikingFireNet(ModelConfig("LIFFireNet_short", channels=4), norm="batch")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     folded = model.folded()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

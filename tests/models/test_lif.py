@@ -14,7 +14,7 @@ from torch import Tensor
 
 import lif_op.spec
 from models import ConvLIF, LIFState, lif_step
-from models.lif import SURROGATE_WIDTH
+from models.surrogates import ARCTAN
 
 STEPS = 25
 CHANNELS = 5
@@ -150,7 +150,7 @@ def test_gradient_is_the_surrogate_through_the_membrane() -> None:
     spike.sum().backward()  # type: ignore[no-untyped-call]
     x = 0.5 * 0.8 + 0.9 - 1.0
     assert first.grad is not None
-    assert float(first.grad) == pytest.approx(0.5 / (1 + SURROGATE_WIDTH * x * x), rel=1e-5)
+    assert float(first.grad) == pytest.approx(0.5 / (1 + ARCTAN.width * x * x), rel=1e-5)
 
 
 # --- the layer ----------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_stride_and_state_sizes() -> None:
 def layer_with_norm(recurrent: bool, seed: int) -> ConvLIF:
     """A layer whose batch norm has statistics of its own and gains of both signs."""
     torch.manual_seed(seed)
-    layer = ConvLIF(3, 6, recurrent=recurrent, batch_norm=True).eval()
+    layer = ConvLIF(3, 6, recurrent=recurrent, norm="batch").eval()
     assert layer.norm is not None
     assert layer.norm.running_mean is not None and layer.norm.running_var is not None
     with torch.no_grad():

@@ -149,7 +149,7 @@ def test_the_layer_of_an_impossible_bias_is_named(active_network: Make) -> None:
 
 
 def test_a_network_with_batch_norm_is_refused() -> None:
-    model = SpikingFireNet(ModelConfig("LIFFireNet_short", channels=4), batch_norm=True)
+    model = SpikingFireNet(ModelConfig("LIFFireNet_short", channels=4), norm="batch")
     with pytest.raises(QuantError, match=r"layer 'head' has a batch norm; .*folded"):
         quantize(model)
 

@@ -14,7 +14,7 @@ import pytest
 from calib_data import EventFile, console, event_mask
 from runtime import EvaluationError, StatefulSession, evaluate
 from runtime.metadata import Artifact
-from runtime.metrics import valid_ground_truth
+from runtime.metrics import METRICS, valid_ground_truth
 from runtime.runner import Array, Flow
 from runtime.sequence import Drive, default_window, drive
 
@@ -179,6 +179,47 @@ def test_command_without_ground_truth(make_file: Any, recording: Path, capsys: A
         == 0
     )
     assert "FWL" in capsys.readouterr().out
+
+
+def test_metrics_asked_for(make_file: Any, recording: Path, tmp_path: Path, capsys: Any) -> None:
+    out, path = tmp_path / "result.json", make_file()
+    names = "aee, aee_published,aae_filtered,rsat,fwl"
+    status = run(
+        path, "--data", recording, "--warmup", 1, "--fwl", 200, "--metrics", names, "--json", out
+    )
+    assert status == 0
+    printed = capsys.readouterr().out
+    assert "metrics asked for" in printed and "aee_published" in printed
+    network = json.loads(out.read_text())["networks"]["model.int8.onnx"]
+    chosen = network["metrics"]
+    assert list(chosen) == ["aee", "aee_published", "aae_filtered", "rsat", "fwl"]
+    assert chosen["aee"]["by_pixels"] == pytest.approx(network["score"]["by_pixels"]["aee"])
+    assert chosen["aee"]["by_frames"] == pytest.approx(network["score"]["by_frames"]["aee"])
+    assert chosen["aee_published"]["by_frames"] == pytest.approx(chosen["aee"]["by_frames"])
+    assert chosen["aee"]["values"] == 5 and chosen["aee"]["unit"] == "px"
+    assert chosen["fwl"]["by_frames"] == pytest.approx(network["fwl"])
+    assert chosen["rsat"]["values"] == chosen["fwl"]["values"] > 0
+
+
+def test_output_without_metrics_asked_for_has_no_place_for_them(
+    recording: Path, artifact: Artifact
+) -> None:
+    with EventFile(recording) as file:
+        result = evaluate.evaluate(file, {"net": Constant(artifact, 0, 0)}, Drive(), quiet=True)
+    assert "metrics" not in result.networks["net"].to_dict()
+
+
+def test_metrics_are_listed(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        evaluate.main(["--list-metrics"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(f" {name} " in printed for name in METRICS)
+
+
+def test_unknown_metric_is_refused(make_file: Any, recording: Path, capsys: Any) -> None:
+    assert run(make_file(), "--data", recording, "--metrics", "aee,fwll") == 2
+    assert capsys.readouterr().err == "error: no metric is called 'fwll'; nearest: 'fwl'\n"
 
 
 def test_command_errors_are_one_line(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from calib_data.synthetic import SceneConfig, write_scene
-from training.data import Sequence, SlotSampler, load_sequence, scene_path
+from training.data import Sequence, SlotSampler
 
 SIDE, STEPS = 24, 9
 VELOCITY = (2, -1)
@@ -38,7 +35,8 @@ def numbered(first: int, length: int, side: int = 12) -> Sequence:
 def test_flips_keep_motion_and_flow_together() -> None:
     """In whichever way a slot is flipped, the dot moves by the flow it is labelled with."""
     sampler = SlotSampler([moving_dot()], batch_size=40, chunk=4, crop=SIDE, seed=0)
-    counts, flow, fresh = sampler.next_chunk()
+    counts, mask, flow, events, fresh = sampler.next_chunk()
+    assert events is None and torch.equal(mask, counts.sum(2, keepdim=True) > 0)
     assert counts.shape == flow.shape == (4, 40, 2, SIDE, SIDE) and bool(fresh.all())
     assert counts.dtype == flow.dtype == torch.float32
     seen = set()
@@ -62,7 +60,8 @@ def test_crops_cut_events_and_flow_alike() -> None:
     sampler = SlotSampler([sequence], batch_size=20, chunk=2, crop=7, seed=3)
     places = set()
     for _ in range(5):
-        got, flow, _ = sampler.next_chunk()
+        chunk = sampler.next_chunk()
+        got, flow = chunk.inputs, chunk.flow
         assert torch.equal(got.sum(2) + 1, flow[:, :, 0].abs())
         assert torch.equal(got.sum(2) + 1, flow[:, :, 1].abs())
         places |= {tuple(window.flatten().tolist()) for window in got[0]}
@@ -77,7 +76,8 @@ def test_slots_walk_until_their_sequence_ends() -> None:
     last: list[int | None] = [None] * 6
     restarts = 0
     for chunk in range(40):
-        counts, flow, fresh = sampler.next_chunk()
+        drawn = sampler.next_chunk()
+        counts, flow, fresh = drawn.inputs, drawn.flow, drawn.fresh
         assert torch.equal(flow.abs(), 100 * counts)
         for slot in range(6):
             numbers = [int(window.max()) for window in counts[:, slot]]
@@ -93,43 +93,16 @@ def test_slots_walk_until_their_sequence_ends() -> None:
     assert restarts > 20
 
 
-def test_a_sampler_resumes_from_its_saved_state(tmp_path: Path) -> None:
-    sequences = [numbered(0, 10), numbered(50, 7)]
-    sampler = SlotSampler(sequences, 4, 3, 5, seed=1)
-    for _ in range(5):
-        sampler.next_chunk()
-    torch.save(sampler.state_dict(), tmp_path / "sampler.pt")
-    expected = [sampler.next_chunk() for _ in range(6)]
-    other = SlotSampler(sequences, 4, 3, 5, seed=2)
-    other.load_state_dict(torch.load(tmp_path / "sampler.pt", weights_only=True))
-    for wanted in expected:
-        got = other.next_chunk()
-        assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
-
-
 def test_seeds_differ() -> None:
     sequences = [numbered(0, 30)]
-    first, second = (SlotSampler(sequences, 8, 3, 5, seed).next_chunk()[0] for seed in (0, 1))
+    first, second = (SlotSampler(sequences, 8, 3, 5, seed).next_chunk().inputs for seed in (0, 1))
     assert not torch.equal(first, second)
 
 
 def test_short_and_small_sequences_are_left_out() -> None:
     sampler = SlotSampler([numbered(0, 2), numbered(50, 5), numbered(100, 5, 4)], 8, 3, 5, 0)
     for _ in range(10):
-        counts, _, _ = sampler.next_chunk()
+        counts = sampler.next_chunk().inputs
         assert int(counts.min()) >= 50 and int(counts.max()) < 55
     with pytest.raises(ValueError, match="no sequence has 9 windows of at least 5 pixels"):
         SlotSampler([numbered(0, 8)], 1, 9, 5, 0)
-
-
-def test_scenes_become_sequences(tmp_path: Path) -> None:
-    path = scene_path(tmp_path / "cache", 4, (32, 48), 0.4)
-    stamp = path.stat().st_mtime_ns
-    assert scene_path(tmp_path / "cache", 4, (32, 48), 0.4).stat().st_mtime_ns == stamp
-    sequence = load_sequence(path)
-    assert sequence.counts.dtype == np.uint8 and sequence.counts.max() <= 127
-    assert sequence.counts.shape == sequence.flow.shape == (len(sequence), 2, 32, 48)
-    assert len(sequence) >= 10 and sequence.counts.any() and sequence.flow.any()
-    again = load_sequence(write_scene(SceneConfig.random(4, (32, 48), 0.4), tmp_path / "x.h5"))
-    assert np.array_equal(sequence.counts, again.counts)
-    assert np.array_equal(sequence.flow, again.flow)

@@ -14,8 +14,7 @@ import torch
 from calib_data import console
 from models import LIFState, save_checkpoint
 from quant import HybridNetwork, IntegerNetwork, QuantFireNet, load_qat, load_spec, qat
-from training import fit
-from training.config import ConfigError
+from training.config import ConfigError, LossSection, load_config
 from training.quantized import INTEGERS, SHADOWS
 from training.validation import evaluate
 
@@ -46,7 +45,7 @@ def test_it_learns(
     )
     assert isinstance(trainer.model, QuantFireNet)
     before = parameters(trainer)
-    assert all(math.isfinite(trainer.train_update()) for _ in range(3))
+    assert all(math.isfinite(trainer.train_update().loss) for _ in range(3))
     after = parameters(trainer)
     for name, _ in trainer.model.named_parameters():
         assert not torch.equal(before[name], after[name]), name
@@ -114,6 +113,34 @@ def test_it_resumes_exactly(
         assert torch.equal(value, parameters(resumed)[name]), name
 
 
+def test_autocast_never_reaches_it(
+    make_quantized: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    """The forward pass is plain float32 whatever precision is configured, and around it."""
+    first = make_trainer(make_quantized(), tmp_path / "first")
+    second = make_trainer(
+        first.config.model_copy(update={"precision": "bfloat16"}), tmp_path / "second"
+    )
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = second.train_update().loss
+        assert loss == first.train_update().loss
+    for name, state in first.states.items():
+        assert torch.equal(state.mem, second.states[name].mem), name
+
+
+def test_contrast_trains_it_too(
+    make_quantized: Make, make_trainer: Make, parameters: Make, tmp_path: Path
+) -> None:
+    config = make_quantized().model_copy(
+        update={"loss": LossSection(kind="contrast", window_loss=3)}
+    )
+    trainer = make_trainer(config, tmp_path / "run")
+    before = parameters(trainer)
+    assert trainer.train_update().skipped is None
+    assert not torch.equal(before["pred.conv.bias"], parameters(trainer)["pred.conv.bias"])
+
+
 @pytest.mark.parametrize(
     ("group", "part"),
     [
@@ -143,9 +170,13 @@ def test_frozen_groups_stay(
 
 
 def test_another_model_is_refused(make_config: Make, make_trainer: Make, source: Path) -> None:
-    config = make_config(model={"name": "LIFFireNet"}, quant={"init": str(source)})
-    with pytest.raises(ConfigError, match=r"holds LIFFireNet_short, and model\.name is LIFFireNet"):
-        make_trainer(config, source.parent / "run")
+    for model, message in (
+        ({"name": "LIFFireNet"}, r"holds LIFFireNet_short, and model\.name is LIFFireNet"),
+        ({"name": NAME}, r"has 4 channels, and model\.base_num_channels is 32"),
+    ):
+        config = make_config(model=model, quant={"init": str(source)})
+        with pytest.raises(ConfigError, match=message):
+            make_trainer(config, source.parent / "run")
 
 
 def test_the_command(source: Path, write_config: Make, tmp_path: Path, capsys: Any) -> None:
@@ -163,5 +194,5 @@ def test_the_command(source: Path, write_config: Make, tmp_path: Path, capsys: A
 
 
 def test_the_configuration_in_the_repository() -> None:
-    config = fit.load_config("configs/qat_snn.yml")
+    config = load_config(Path(__file__).parents[2] / "configs" / "qat_snn.yml")
     assert config.quant is not None and config.quant.weight_bits == 4

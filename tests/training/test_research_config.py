@@ -137,6 +137,7 @@ def test_every_value_arrives(
         False,
         True,
     )
+    assert (loss.charbonnier, loss.reduction) == ("sum", "sum")
     assert (optimizer.name, optimizer.lr, optimizer.schedule) == ("Adam", 2e-4, "constant")
     assert optimizer.warmup_updates == 0 and not optimizer.scale_head
     assert (config.epochs, config.batch_size, config.seed) == (100, 8, 0)

@@ -33,13 +33,13 @@ def test_a_state_comes_back(folder: RunFolder) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"no zip file", b"PK\x03\x04 cut short"])
 def test_a_damaged_state_is_named(content: bytes, folder: RunFolder) -> None:
-    (folder.path / "state.pt").write_bytes(content)
+    folder.write("state.pt", lambda path: path.write_bytes(content))
     with pytest.raises(TrainingError, match=r"state\.pt: not a saved run"):
         folder.load_state(CPU)
 
 
 def test_a_file_of_another_kind_is_no_state(folder: RunFolder) -> None:
-    torch.save({"weights": torch.zeros(1)}, folder.path / "state.pt")
+    folder.write("state.pt", lambda path: torch.save({"weights": torch.zeros(1)}, path))
     with pytest.raises(TrainingError, match="not a saved run"):
         folder.load_state(CPU)
 
@@ -65,7 +65,7 @@ def test_a_full_disk_keeps_the_state_before(
 
 
 def test_a_log_that_cannot_grow_is_named(folder: RunFolder) -> None:
-    (folder.path / "log.jsonl").mkdir()
+    (folder.path / "log.jsonl").mkdir(parents=True)
     with pytest.raises(TrainingError, match=r"log\.jsonl: cannot be written"):
         folder.log({"update": 1})
 
@@ -100,8 +100,11 @@ def test_runs_are_found(tmp_path: Path) -> None:
     run.write_json("run.json", {"run_id": "0123abcd"})
     RunFolder(tmp_path / "unrecorded").write_json("run.json", {"run_id": None})
     RunFolder(tmp_path / "broken").write("run.json", lambda path: path.write_text("{"))
-    for reference in (str(run.path), "first", "0123abcd", "runs:0123abcd"):
+    for reference in (str(run.path), "first", "0123abcd", "runs:0123abcd", "runs:0123"):
         assert find_run(reference, out) == run.path
-    for reference in ("second", "None", "0123"):
+    for reference in ("second", "None", "123", "runs:"):
         with pytest.raises(TrainingError, match=f"--resume {reference}: no such folder"):
             find_run(reference, out)
+    RunFolder(tmp_path / "twin").write_json("run.json", {"run_id": "0123ef"})
+    with pytest.raises(TrainingError, match=r"several runs' ids: .*first.*twin; give more"):
+        find_run("0123", out)
