@@ -196,7 +196,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if math.isfinite(share) else "-"
 
 
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of text cells."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -233,7 +234,7 @@ def main_table(rows: Sequence[Row]) -> str:
         "network", "arithmetic", "AEE px", "to zero flow", "to float (95 %)", "within 2 %",
         "outliers", "AAE deg", "spikes",
     )  # fmt: skip
-    return _markdown(headings, lines)
+    return markdown_table(headings, lines)
 
 
 def scene_table(rows: Sequence[Row], seeds: range) -> str:
@@ -245,7 +246,7 @@ def scene_table(rows: Sequence[Row], seeds: range) -> str:
         worst = seeds[int(shares.argmax())]
         lines.append([row.network, row.form, *(_number(float(q)) for q in quartiles), str(worst)])
     headings = ("network", "arithmetic", "least", "25 %", "median", "75 %", "most", "worst scene")
-    return _markdown(headings, lines)
+    return markdown_table(headings, lines)
 
 
 def membrane_table(rows: Sequence[Row]) -> str:
@@ -267,7 +268,7 @@ def membrane_table(rows: Sequence[Row]) -> str:
         "network", "layer", "membrane bits", "threshold (units)", "saturated",
         "currents rounded away", "spikes",
     )  # fmt: skip
-    return _markdown(headings, lines)
+    return markdown_table(headings, lines)
 
 
 def recording_table(rows: Sequence[Row]) -> str:
@@ -285,7 +286,7 @@ def recording_table(rows: Sequence[Row]) -> str:
                 f"{warp}; {clip.error:.2f} / {clip.zero_error:.2f}" if clip and known else warp
             )
         lines.append([row.network, row.form, *cells])
-    return _markdown(("network", "arithmetic", *names), lines)
+    return markdown_table(("network", "arithmetic", *names), lines)
 
 
 def sections(rows: Sequence[Row], measurement: Measurement) -> dict[str, str]:

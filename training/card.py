@@ -1,90 +1,128 @@
 """Ship a trained network: its weights beside a model card with metrics on held-out scenes.
 
-python -m training.card --run runs/first --out models/weights
+python -m training.card --run runs/first --config configs/train_snn.yml --out models/weights
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import shutil
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from calib_data.console import progress, run
+from calib_data.console import MissingExtra, run
 from calib_data.files import atomic_path
-from models import SpikingFireNet, load_checkpoint
-from quant import IntegerNetwork, IntegerState, QuantOptions, quantize
+from models import AnalogFireNet, SpikingFireNet, load_network
+from quant import load_spec
+from quant.recordings import Plan, read_recordings
+from training.accuracy import Measurement, Row, main_table, markdown_table, measure
 from training.config import ConfigError, load_config
-from training.data import Sequence, load_sequence, scene_path
-from training.validation import FlowErrors, evaluate, evaluate_steps
+from training.heldout import QUICK_SCENES, TEST_SCENES
+from training.run_folder import LOG, SUMMARY
 
-TEST_SEEDS = range(400_000, 400_006)
-TEST_SECONDS = 2.0
-
-
-def integer_errors(model: SpikingFireNet, sequence: Sequence) -> FlowErrors:
-    """Errors of the network after post-training quantization with default options."""
-    network = IntegerNetwork(quantize(model, QuantOptions()))
-    states: dict[str, IntegerState] = {}
-
-    def step(counts: torch.Tensor) -> tuple[torch.Tensor, float]:
-        nonlocal states
-        result = network.step(counts, states)
-        states = result.states
-        rates = torch.stack([state.spike.float().mean() for state in states.values()])
-        return result.flow * model.config.flow_scaling, float(rates.mean())
-
-    return evaluate_steps(step, sequence)
+FLOAT_FILE = "best.safetensors"
+INTEGER_FILE = "best.quantized.safetensors"
+CURVE_POINTS = 8
 
 
-def test_rows(model: SpikingFireNet, cache: Path, resolution: tuple[int, int]) -> list[Any]:
-    """(seed, float errors, integer errors) per test scene; no other step uses these scenes."""
-    rows = []
-    for seed in progress(TEST_SEEDS, "test scenes", total=len(TEST_SEEDS)):
-        sequence = load_sequence(scene_path(cache, seed, resolution, TEST_SECONDS))
-        rows.append((seed, evaluate(model, sequence), integer_errors(model, sequence)))
-    return rows
+def learning_curve(run_folder: Path) -> list[tuple[int, float]]:
+    """(update, validation error) of every validation in a run's log; empty without a log.
+
+    Raises:
+        ConfigError: the log is damaged.
+    """
+    path = run_folder / LOG
+    points = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+            error = record.get("error", record.get("aee"))
+            if error is not None:
+                points.append((int(record["update"]), float(error)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path}: not a run's log ({error})") from None
+    return points
 
 
-_HEADINGS = (
-    "scene (seed)",
-    "float AEE",
-    "integer AEE",
-    "zero flow",
-    "sequence mean",
-    "window mean",
-    "float spikes",
-    "integer spikes",
-)
+def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """At most eight points, evenly spaced, the first and the last among them."""
+    count = min(len(points), CURVE_POINTS)
+    places = [round(i * (len(points) - 1) / max(count - 1, 1)) for i in range(count)]
+    return [points[place] for place in places]
 
 
-def _table(rows: list[Any]) -> str:
-    cells = [
-        [f.aee, i.aee, f.zero, f.sequence_mean, f.mean, f.spike_rate, i.spike_rate]
-        for _, f, i in rows
+def draw_curve(points: Sequence[tuple[int, float]], path: Path) -> None:
+    """Write the learning curve as a PNG.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    try:
+        figure = importlib.import_module("matplotlib.figure").Figure(figsize=(5, 3), dpi=100)
+        canvas = importlib.import_module("matplotlib.backends.backend_agg").FigureCanvasAgg
+    except ImportError:
+        raise MissingExtra(
+            "the learning curve needs matplotlib; pip install 'spikedeploy[report]'"
+        ) from None
+    axes = figure.subplots()
+    axes.plot(*zip(*points, strict=True))
+    axes.set(xlabel="update", ylabel="validation error")
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        # Without the library's version in it the file is the same everywhere.
+        canvas(figure).print_png(temporary, metadata={"Software": None})
+
+
+def curve_text(name: str, points: Sequence[tuple[int, float]]) -> str:
+    """Picture and table of the learning curve."""
+    if not points:
+        return "Not recorded."
+    rows = [[str(update), f"{error:.3f}"] for update, error in thinned(points)]
+    table = markdown_table(("update", "validation error"), rows)
+    return f"Error on the validation scenes.\n\n![learning curve]({name}.png)\n\n{table}"
+
+
+def per_scene(rows: Sequence[Row], seeds: range) -> str:
+    """AEE over zero flow's, a line per scene and a column per arithmetic."""
+    lines = [
+        [str(seed), *(f"{row.scores[k].aee / row.scores[k].zero_aee:.3f}" for row in rows)]
+        for k, seed in enumerate(seeds)
     ]
-    names = [str(seed) for seed, _, _ in rows] + ["mean"]
-    cells.append([sum(column) / len(column) for column in zip(*cells, strict=True)])
-    lines = ["| " + " | ".join(_HEADINGS) + " |", "|" + " --- |" * len(_HEADINGS)]
-    for name, row in zip(names, cells, strict=True):
-        errors = [f"{value:.3f}" for value in row[:5]]
-        rates = [f"{100 * value:.1f} %" for value in row[5:]]
-        lines.append("| " + " | ".join([name, *errors, *rates]) + " |")
-    return "\n".join(lines)
+    return markdown_table(("scene (seed)", *(row.form for row in rows)), lines)
 
 
 def card(
-    name: str, model: SpikingFireNet, summary: dict[str, Any], config_path: Path, rows: list[Any]
+    name: str,
+    model: SpikingFireNet | AnalogFireNet,
+    summary: dict[str, Any],
+    config_path: Path,
+    rows: Sequence[Row],
+    measurement: Measurement,
+    curve: str,
+    qat_run: dict[str, Any] | None = None,
 ) -> str:
-    """The model card, Markdown."""
+    """The model card, Markdown.
+
+    Args:
+        name: of the files.
+        model: the float network.
+        summary: the run's.
+        config_path: its configuration.
+        rows: what :func:`training.accuracy.measure` gives.
+        measurement: on what.
+        curve: text on the learning curve.
+        qat_run: summary of the run on the integer grid, if there was one.
+    """
     config = summary["config"]
     data, loss = config["data"], config["loss"]
     height, width = data["resolution"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    qat = "" if qat_run is None else _qat_text(qat_run)
     return f"""# {name}
 
 {model.config.model}, {model.config.channels} channels, event counts (ON, OFF) in, optical flow out.
@@ -104,12 +142,17 @@ a shared {summary["machine"]}, torch {summary["torch"]}. Kept is the network wit
 lowest error, {summary["best_validation_aee"]:.3f} pixels, on {data["validation_scenes"]}
 validation scenes.
 
-**Test.** Six further scenes; mean endpoint error in pixels per window on pixels with events, the
-first three windows not scored. *Integer* is the network after post-training quantization with
-default options. *Sequence mean* and *window mean* predict the mean true flow of the whole sequence
-and of each window, which no predictor without the ground truth knows.
+**Learning curve.** {curve}
 
-{_table(rows)}
+**Test.** {measurement.count} further scenes of {measurement.seconds:g} s (seeds
+{measurement.seeds[0]} to {measurement.seeds[-1]}), the first three windows of each not scored.
+Columns are explained in docs/accuracy.md.
+
+{main_table(rows)}
+
+AEE over that of zero flow, by scene:
+
+{per_scene(rows, measurement.seeds)}
 
 **Limits.** Trained on similarity motions of flat textures with a generic sensor model, for
 displacements up to about ten pixels per window; not evaluated on MVSEC.
@@ -120,11 +163,45 @@ displacements up to about ten pixels per window; not evaluated on MVSEC.
         --stop-after {summary["updates"]}
     python -m training.card --run runs/{name} --config {config_path} \\
         --out models/weights
+{qat}"""
+
+
+def _qat_text(summary: dict[str, Any]) -> str:
+    return f"""
+**Integers.** `QAT` rows: {summary["updates"]} updates on the integer grid,
+{summary["wall_seconds"] / 60:.0f} minutes, seed {summary["config"]["seed"]}, with
+
+    {json.dumps(summary["config"]["quant"])}
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; see ``--help``."""
+def read_summary(folder: Path) -> dict[str, Any]:
+    """A run's summary.
+
+    Raises:
+        ConfigError: not a run's summary.
+        OSError: there is none.
+    """
+    path = folder / SUMMARY
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text())
+        summary["config"]["data"], summary["updates"], summary["wall_seconds"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not a run's summary ({error})") from None
+    return summary
+
+
+def _check_child(integers: Path, source: Path, model: SpikingFireNet | AnalogFireNet) -> None:
+    """Refuse an integer network that did not start from the float one.
+
+    Raises:
+        ConfigError: it did not.
+    """
+    if load_spec(integers).checkpoint_sha256 != model.checkpoint_sha256:
+        raise ConfigError(f"{integers} was not trained from {source}; set quant.init to that file")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.card",
         description="Copy a run's best weights and write their model card.",
@@ -134,24 +211,55 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
     parser.add_argument("--config", type=Path, required=True, help="the run's configuration")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and card")
-    arguments = parser.parse_args(argv)
-    source = arguments.run / "best.safetensors"
-    try:
-        summary = json.loads((arguments.run / "summary.json").read_text())
-        data = summary["config"]["data"]
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"{arguments.run}/summary.json: not a run's summary ({error})") from None
+    parser.add_argument("--qat-run", type=Path, help="run on the integer grid that began with it")
+    parser.add_argument("--scenes", type=int, metavar="N", help=f"default: {TEST_SCENES}")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SCENES} scenes")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see ``--help``."""
+    arguments = _parser().parse_args(argv)
+    source = arguments.run / FLOAT_FILE
+    summary = read_summary(arguments.run)
     if load_config(arguments.config).to_dict() != summary["config"]:
         raise ConfigError(f"{arguments.run} was not made with {arguments.config}")
-    model = load_checkpoint(source)
+    data = summary["config"]["data"]
+    count = arguments.scenes or (QUICK_SCENES if arguments.quick else TEST_SCENES)
+    if count < 1:
+        raise ConfigError("--scenes must be positive")
+    measurement = Measurement(
+        Path(data["cache"]), count, tuple(data["resolution"]), quiet=arguments.json
+    )
+    model = load_network(source)
     name = f"{model.config.model}-{model.config.channels}"
-    rows = test_rows(model, Path(data["cache"]), tuple(data["resolution"]))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(arguments.out / f"{name}.safetensors") as path:
-        shutil.copyfile(source, path)
-    with atomic_path(arguments.out / f"{name}.md") as path:
-        path.write_text(card(name, model, summary, arguments.config, rows))
-    print(arguments.out / f"{name}.md")
+    files = {f"{name}.safetensors": source}
+    if arguments.qat_run is not None:
+        files[f"{name}.quantized.safetensors"] = arguments.qat_run / INTEGER_FILE
+        _check_child(arguments.qat_run / INTEGER_FILE, source, model)
+    qat_run = None if arguments.qat_run is None else read_summary(arguments.qat_run)
+    windows = [recording.floats() for recording in read_recordings([], Plan())]
+    with tempfile.TemporaryDirectory(prefix="spikedeploy-") as folder:
+        for file, path in files.items():
+            shutil.copyfile(path, Path(folder) / file)
+        rows = list(measure(Path(folder) / f"{name}.safetensors", measurement, windows, []))
+    points = learning_curve(arguments.run)
+    if points:
+        draw_curve(points, arguments.out / f"{name}.png")
+    text = card(
+        name, model, summary, arguments.config, rows, measurement, curve_text(name, points), qat_run
+    )
+    for file, path in files.items():
+        with atomic_path(arguments.out / file) as temporary:
+            shutil.copyfile(path, temporary)
+    with atomic_path(arguments.out / f"{name}.md") as temporary:
+        temporary.write_text(text)
+    print(
+        json.dumps([row.to_dict() for row in rows])
+        if arguments.json
+        else arguments.out / f"{name}.md"
+    )
     return 0
 
 
