@@ -24,6 +24,7 @@ from models import (
     load_checkpoint,
     save_checkpoint,
     shipped_checkpoint,
+    shipped_checkpoints,
     untrained,
 )
 from models.checkpoint import FORMAT
@@ -315,3 +316,15 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
     network = untrained("LIFFireNet_short", channels=4)
     files = [save_checkpoint(network, tmp_path / f"{n}.safetensors") for n in range(8)]
     assert len({path.read_bytes() for path in files}) == 1
+
+
+def test_shipped_lookup_takes_the_most_channels_and_no_quantized_sibling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LIFFireNet-8", "LIFFireNet-32", "LIFFireNet-32.quantized", "LIFFireNet-64.z"):
+        (tmp_path / f"{name}.safetensors").touch()
+    (tmp_path / "LIFFireNet_short-16.safetensors").touch()
+    monkeypatch.setattr("models.checkpoint.WEIGHTS", tmp_path)
+    assert shipped_checkpoint() == tmp_path / "LIFFireNet-32.safetensors"
+    names = [path.stem for path in shipped_checkpoints()]
+    assert names == ["LIFFireNet-8", "LIFFireNet-32", "LIFFireNet_short-16"]
