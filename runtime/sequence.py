@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -36,6 +37,7 @@ class NetworkStep:
         runner is diagnostic.
     fwl: flow warp loss of the windows up to this one, where enough events have gathered again for
         a value; None otherwise.
+    seconds: wall time of the step, without encoding.
     """
 
     flow: Flow
@@ -44,6 +46,7 @@ class NetworkStep:
     fired: Mapping[str, int]
     neurons: Mapping[str, int]
     fwl: float | None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,11 @@ def _run(
     meter: WarpMeter | None,
 ) -> NetworkStep:
     artifact = runner.artifact
-    flow: Flow = np.ascontiguousarray(runner.step(encode(artifact, window.events, resolution))[0])
+    inputs = encode(artifact, window.events, resolution)
+    start = time.perf_counter()
+    output = runner.step(inputs)
+    seconds = time.perf_counter() - start
+    flow: Flow = np.ascontiguousarray(output[0])
     pixels = score = None
     if mask is not None and window.flow is not None:
         pixels = flow_in_pixels(flow, artifact.flow_scaling, window.dt_gt, window.dt_input)
@@ -165,4 +172,5 @@ def _run(
         fired={layer: int(np.count_nonzero(array)) for layer, array in spikes.items()},
         neurons={layer: array.size for layer, array in spikes.items()},
         fwl=fwl,
+        seconds=seconds,
     )
