@@ -190,7 +190,7 @@ def test_bar_chart_lengths_are_proportional() -> None:
 class Page(HTMLParser):
     """Checks that tags nest and collects what a page would fetch or run."""
 
-    void = frozenset({"meta", "img", "br"})
+    void = frozenset({"meta", "img", "br", "link"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ def test_report_escapes_everything_and_fetches_nothing(tmp_path: Path) -> None:
     page = parsed(text)
     assert "script" not in page.tags
     assert text.count("<svg") == 2
-    assert all(link.startswith("data:image/png;base64,") for link in page.links) and page.links
+    assert len(page.links) == 2 and all(link.startswith("data:") for link in page.links)
     assert "http:" not in text and "https:" not in text
     assert "2.000" in text and "1.000" in text
 
