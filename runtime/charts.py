@@ -107,6 +107,54 @@ def bar_chart(groups: Mapping[str, Mapping[str, float]], *, unit: str, scale: fl
     return _svg(parts, group_height * len(labels), f"bars in {unit}") + legend(groups)
 
 
+def histogram_chart(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x_label: str,
+    marks: Mapping[str, float] | None = None,
+) -> str:
+    """Outlines of histograms over one x axis.
+
+    series: by name, edges [B + 1] and shares [B]; drawn as shares of the highest bar of their own,
+    since bins of different series differ in width. marks: x positions with a label, drawn upright.
+    """
+    drawn = {name: (e, s) for name, (e, s) in series.items() if len(s) and max(s) > 0}
+    if not drawn:
+        return '<p class="none">no values</p>'
+    places = list((marks or {}).values())
+    low = min([edges[0] for edges, _ in drawn.values()] + places)
+    high = max([edges[-1] for edges, _ in drawn.values()] + places)
+    high = high if high > low else low + 1.0
+    width, height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return _LEFT + width * (x - low) / (high - low), _TOP + height * (1 - y)
+
+    parts = [_grid_line(place(low, y)[1], y) for y in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    parts += [_x_tick(place(x, 0)[0], x) for x in nice_ticks(low, high, 8) if low <= x <= high]
+    for label, x in (marks or {}).items():
+        at, top = place(x, 1.0)
+        parts.append(
+            f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{top + height}"/>'
+            f'<text class="label" x="{at + 4:.1f}" y="{top + 10}">{escape(label)}</text>'
+        )
+    for number, (name, (edges, shares)) in enumerate(series.items()):
+        if name not in drawn:
+            continue
+        tallest = max(shares)
+        corners = [(edges[0], 0.0)]
+        for left, right, share in zip(edges, edges[1:], shares, strict=False):
+            corners += [(left, share / tallest), (right, share / tallest)]
+        corners.append((edges[-1], 0.0))
+        points = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in corners)
+        parts.append(
+            f'<polyline class="line s{number % _SERIES_COLOURS}" points="{points}">'
+            f"<title>{escape(name)}</title></polyline>"
+        )
+    parts.append(_axis_labels(x_label, "share of the highest bin"))
+    return _svg(parts, HEIGHT, f"histogram of {x_label}") + legend(series)
+
+
 def _runs(xs: Sequence[float], line: Sequence[float | None]) -> list[list[tuple[float, float]]]:
     """Stretches of consecutive values, split where one is missing."""
     runs: list[list[tuple[float, float]]] = [[]]

@@ -31,12 +31,14 @@ from runtime.arguments import add_recording_arguments, positive
 from runtime.artifact import LoadedModel, load_model
 from runtime.house import start_command
 from runtime.metrics import METRICS, ChosenMetrics, SequenceScore, find_metrics
+from runtime.picture_outputs import PictureOutputs, add_picture_arguments
 from runtime.runner import Runner
 from runtime.sequence import Drive, StepRecord, default_window, drive
 from runtime.session import StatefulSession, Stream
 from runtime.warping import EVENTS_PER_VALUE
 
 _WIDTH = 140
+_PROTOCOL = ("data", "resolution", "mode", "window", "warmup", "fwl_events", "windows", "events")
 
 Observer = Callable[[StepRecord], None]
 
@@ -212,6 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     start_command()
     metrics = [metric.name for metric in find_metrics(arguments.metrics)]
     loaded = [load_model(path) for path in (arguments.model, arguments.against) if path]
+    pictures = PictureOutputs(arguments, dict(zip(_names(loaded), loaded, strict=True)))
     with open_events(arguments.data, arguments.resolution) as file:
         plan = Drive(
             mode=arguments.mode,
@@ -224,7 +227,9 @@ def main(argv: list[str] | None = None) -> int:
             name: _runner(model, file.resolution, arguments)
             for name, model in zip(_names(loaded), loaded, strict=True)
         }
-        result = evaluate(file, runners, plan, metrics=metrics)
+        with pictures.sequence(arguments.data.stem, file.resolution, runners, plan.mode) as observe:
+            result = evaluate(file, runners, plan, metrics=metrics, observe=observe)
+            observe.finish(result)
     output = result.to_dict()
     for (name, runner), model in zip(runners.items(), loaded, strict=True):
         output["networks"][name]["file"] = str(model.path)
@@ -233,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json is not None:
         with atomic_path(arguments.json) as path:
             path.write_text(json.dumps(output, indent=2, allow_nan=False) + "\n")
+    pictures.finish(protocol={key: output[key] for key in _PROTOCOL})
     print_tables(result, table_console())
     return 0
 
@@ -409,6 +415,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-library", action="store_true", help="do not use the op library")
     parser.add_argument("--json", type=Path, metavar="F", help="write the result there")
+    add_picture_arguments(parser)
     return parser
 
 

@@ -37,7 +37,8 @@ h1 { font-size:28px; line-height:1.2; margin:0 0 4px; letter-spacing:-.01em }
 h1,h2,h3,p,td,th,figcaption { overflow-wrap:anywhere }
 h2 { font-size:18px; margin:44px 0 12px; padding-top:14px; border-top:1px solid var(--rule) }
 h2.sequence { font-size:22px; border-top:3px solid var(--ink) }
-h3 { font-size:15px; margin:26px 0 8px }
+h3 { font-size:17px; margin:32px 0 8px }
+h4 { font-size:14px; margin:20px 0 6px; color:var(--soft) }
 p { margin:8px 0 } .sub,.note,.none,figcaption { color:var(--soft) }
 a { color:var(--link) } nav ul { list-style:none; padding:0; margin:14px 0;
   display:flex; flex-wrap:wrap; gap:4px 18px }
