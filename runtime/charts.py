@@ -112,11 +112,13 @@ def histogram_chart(
     *,
     x_label: str,
     marks: Mapping[str, float] | None = None,
+    chart_width: int = WIDTH,
 ) -> str:
     """Outlines of histograms over one x axis.
 
     series: by name, edges [B + 1] and shares [B]; drawn as shares of the highest bar of their own,
     since bins of different series differ in width. marks: x positions with a label, drawn upright.
+    chart_width: in units of the text's size.
     """
     drawn = {name: (e, s) for name, (e, s) in series.items() if len(s) and max(s) > 0}
     if not drawn:
@@ -125,18 +127,23 @@ def histogram_chart(
     low = min([edges[0] for edges, _ in drawn.values()] + places)
     high = max([edges[-1] for edges, _ in drawn.values()] + places)
     high = high if high > low else low + 1.0
-    width, height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+    width, height = chart_width - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:
         return _LEFT + width * (x - low) / (high - low), _TOP + height * (1 - y)
 
-    parts = [_grid_line(place(low, y)[1], y) for y in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    parts += [_x_tick(place(x, 0)[0], x) for x in nice_ticks(low, high, 8) if low <= x <= high]
+    parts = [_grid_line(place(low, y)[1], y, chart_width) for y in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    parts += [
+        _x_tick(place(x, 0)[0], x)
+        for x in nice_ticks(low, high, chart_width // 80)
+        if low <= x <= high
+    ]
     for label, x in (marks or {}).items():
         at, top = place(x, 1.0)
         parts.append(
             f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{top + height}"/>'
-            f'<text class="label" x="{at + 4:.1f}" y="{top + 10}">{escape(label)}</text>'
+            f'<text class="label" x="{at - 4:.1f}" y="{top + 10}" text-anchor="end">'
+            f"{escape(label)}</text>"
         )
     for number, (name, (edges, shares)) in enumerate(series.items()):
         if name not in drawn:
@@ -151,8 +158,8 @@ def histogram_chart(
             f'<polyline class="line s{number % _SERIES_COLOURS}" points="{points}">'
             f"<title>{escape(name)}</title></polyline>"
         )
-    parts.append(_axis_labels(x_label, "share of the highest bin"))
-    return _svg(parts, HEIGHT, f"histogram of {x_label}") + legend(series)
+    parts.append(_axis_labels(x_label, "share of the highest bin", chart_width))
+    return _svg(parts, HEIGHT, f"histogram of {x_label}", chart_width) + legend(series)
 
 
 def _runs(xs: Sequence[float], line: Sequence[float | None]) -> list[list[tuple[float, float]]]:
@@ -166,9 +173,9 @@ def _runs(xs: Sequence[float], line: Sequence[float | None]) -> list[list[tuple[
     return [run for run in runs if run]
 
 
-def _grid_line(y: float, value: float) -> str:
+def _grid_line(y: float, value: float, width: int = WIDTH) -> str:
     return (
-        f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
     )
 
@@ -178,18 +185,18 @@ def _x_tick(x: float, value: float) -> str:
     return f'<text class="tick" x="{x:.1f}" y="{y}" text-anchor="middle">{value:g}</text>'
 
 
-def _axis_labels(x_label: str, y_label: str) -> str:
+def _axis_labels(x_label: str, y_label: str, width: int = WIDTH) -> str:
     middle = (_TOP + HEIGHT - _BOTTOM) / 2
     return (
-        f'<text class="label" x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 6}" '
+        f'<text class="label" x="{(_LEFT + width - _RIGHT) / 2}" y="{HEIGHT - 6}" '
         f'text-anchor="middle">{escape(x_label)}</text>'
         f'<text class="label" transform="translate(14 {middle}) rotate(-90)" '
         f'text-anchor="middle">{escape(y_label)}</text>'
     )
 
 
-def _svg(parts: Sequence[str], height: float, description: str) -> str:
+def _svg(parts: Sequence[str], height: float, description: str, width: int = WIDTH) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(description)}">'
+        f'<svg viewBox="0 0 {width} {height:g}" role="img" aria-label="{escape(description)}">'
         f"{''.join(parts)}</svg>"
     )

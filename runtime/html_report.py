@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runtime.evaluate import Evaluation, NetworkResult
 
 _WHEEL_PIXELS = 141
+_HALF_WIDTH = 460
 
 _ERRORS: tuple[page.Column, ...] = (
     ("AEE px", "aee", 1.0, 3),
@@ -165,7 +166,9 @@ def _scores(evaluation: Evaluation) -> str:
     labels = (("zero_aee", ZERO), ("mean_aee", "mean true flow of the frame"))
     rows += [{"name": t, "aee": marks[k], "dim": True} for k, t in labels if marks[k] is not None]
     columns = [c for c in _ERRORS if any(row.get(c[1]) is not None for row in rows)]
-    body = page.table(rows, columns, caption="every scored pixel weighing the same")
+    frames = max(len(result.score.frames) for result in evaluation.networks.values())
+    caption = f"{frames} scored frames, every pixel weighing the same unless stated"
+    body = page.table(rows, columns, caption=caption if frames else "no ground truth was scored")
     asked = [
         {"name": name, "metric": metric, "unit": METRICS[metric].unit, "values": value.values,
          "by_frames": value.by_frames, "by_pixels": value.by_pixels}
@@ -210,9 +213,10 @@ def _pictures(sequence: SequenceReport) -> list[str]:
     explained = (
         f"Flow: hue is direction, saturation is length, full at {scales.flow:.3g} {unit}, white is "
         "no motion; predictions are shown where events fell. Events: blue became brighter, red "
-        f"darker. Errors: black is none, yellow {scales.error:.3g} {unit} or more, light grey is "
-        "not scored."
+        "darker."
     )
+    if shots[0].ground_truth is not None:
+        explained += f" Errors: black is none, yellow {scales.error:.3g} px or more, light grey is not scored."
     if len(sequence.traces) > 1:
         explained += f" Differences: yellow is {scales.difference:.2g} {unit} or more."
     wheel = page.png_bytes(wheel_image(_WHEEL_PIXELS))
@@ -224,7 +228,7 @@ def _pictures(sequence: SequenceReport) -> list[str]:
     for shot in shots:
         notes = [f"{name}: {value:.2f} px" for name, value in shot.aee.items()]
         note = f"AEE of {', '.join(notes)}" if notes else ""
-        grid = _grid(strip_images(shot, scales), _place(shot))
+        grid = _grid(strip_images(shot, scales), _place(shot), kind="strip")
         body += page.section(_place(shot), page.paragraph(note) + grid if note else grid, 4)
     return [page.section("Flow", body, 3), _error_maps(sequence, scales.error), _warped(shots)]
 
@@ -233,7 +237,12 @@ def _place(shot: Snapshot) -> str:
     return f"window {shot.index}, {shot.seconds:.2f} s"
 
 
-def _grid(images: Mapping[str, Rgb], where: str, notes: Mapping[str, str] | None = None) -> str:
+def _grid(
+    images: Mapping[str, Rgb],
+    where: str,
+    notes: Mapping[str, str] | None = None,
+    kind: str = "large",
+) -> str:
     figures = (
         page.figure(
             page.png_bytes(image),
@@ -242,7 +251,7 @@ def _grid(images: Mapping[str, Rgb], where: str, notes: Mapping[str, str] | None
         )
         for title, image in images.items()
     )
-    return f'<div class="grid">{"".join(figures)}</div>'
+    return f'<div class="{kind}">{"".join(figures)}</div>'
 
 
 def _warped(shots: Sequence[Snapshot]) -> str:
@@ -283,15 +292,28 @@ def _activity(sequence: SequenceReport) -> str:
     if any(rates.values()):
         body += page.section("Neurons that fire per step", bar_chart(rates, unit="%", scale=100), 4)
     traces = sequence.traces
-    for layer in _layers([t.rates for t in traces.values()]):
-        series = {n: _outline(t.rates.get(layer), 100.0) for n, t in traces.items()}
-        chart = histogram_chart(series, x_label="neurons that fire, % of a window")
-        body += page.section(f"{layer}: spike rate by window", chart, 4)
-    for layer in _layers([t.membranes for t in traces.values()]):
-        series = {n: _outline(t.membranes.get(layer), 1.0) for n, t in traces.items()}
-        chart = histogram_chart(series, x_label="membrane / threshold", marks={"fires above": 1.0})
-        body += page.section(f"{layer}: membranes after the reset", chart, 4)
+    charts = ""
+    for layer in _layers(
+        [gathered for t in traces.values() for gathered in (t.rates, t.membranes)]
+    ):
+        rates_of = {n: _outline(t.rates.get(layer), 100.0) for n, t in traces.items()}
+        charts += _chart(f"{layer}: spike rates of windows", rates_of, "neurons that fire, %", {})
+        membranes = {n: _outline(t.membranes.get(layer), 1.0) for n, t in traces.items()}
+        if any(edges for edges, _ in membranes.values()):
+            heading, marks = f"{layer}: membranes after reset", {"fires above": 1.0}
+            charts += _chart(heading, membranes, "membrane / threshold", marks)
+    body += f'<div class="charts">{charts}</div>' if charts else ""
     return page.section("Activity by layer", body, 3) if body else ""
+
+
+def _chart(
+    heading: str,
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    marks: Mapping[str, float],
+) -> str:
+    chart = histogram_chart(series, x_label=x_label, marks=marks, chart_width=_HALF_WIDTH)
+    return page.section(heading, chart, 4)
 
 
 def _layers(gathered: Sequence[Mapping[str, Histogram]]) -> list[str]:

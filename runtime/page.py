@@ -52,7 +52,7 @@ thead th { font-weight:600; color:var(--soft); font-size:13px; line-height:1.3;
 tbody th { font-weight:400; color:var(--ink) }
 th:first-child,td.text,th.text { text-align:left }
 tr.dim td,tr.dim th { color:var(--soft) }
-.wide { overflow-x:auto }
+.wide { overflow-x:auto; margin-bottom:16px }
 code,pre { font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace }
 pre { background:var(--card); padding:12px 14px; border-radius:8px; overflow:auto;
   max-height:320px; margin:6px 0 }
@@ -60,9 +60,12 @@ figure { margin:0; background:var(--card); border:1px solid var(--rule); border-
   overflow:hidden }
 figure img { display:block; width:100%; height:auto; image-rendering:pixelated }
 figcaption { padding:8px 12px; font-size:13px; line-height:1.4 }
-.grid { display:grid; gap:12px; margin:10px 0;
-  grid-template-columns:repeat(auto-fill,minmax(180px,1fr)) }
-.key-image { max-width:180px }
+.strip,.large,.charts { display:grid; gap:8px; margin:10px 0;
+  grid-template-columns:repeat(auto-fill,minmax(126px,1fr)) }
+.large { gap:12px; grid-template-columns:repeat(auto-fill,minmax(220px,1fr)) }
+.charts { gap:0 24px; grid-template-columns:repeat(auto-fill,minmax(min(420px,100%),1fr)) }
+.strip figcaption { padding:6px 8px; font-size:12px }
+.key-image { max-width:143px }
 svg { display:block; width:100%; height:auto; margin:8px 0; font:12px system-ui,sans-serif }
 svg text { fill:var(--soft) } svg .value { fill:var(--ink) } svg .grid { stroke:var(--rule) }
 svg .line { fill:none; stroke-width:1.8; stroke-linejoin:round }

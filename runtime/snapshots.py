@@ -133,28 +133,32 @@ def common_scales(snapshots: Sequence[Snapshot]) -> Scales:
     """Scales that suit all of some snapshots, so that their pictures compare.
 
     Flow: 99th percentile of the ground truth's length, of the predictions' where there is none.
-    Errors: half of that. Differences: 99th percentile of those between the first prediction and
-    the last. At least a hundredth pixel each.
+    Errors: 95th percentile of all networks', half the flow's without ground truth. Differences:
+    99th percentile of those between the first prediction and the last. At least a hundredth pixel
+    each.
     """
-    lengths, differences, counts = [], [], []
+    lengths, errors, differences, counts = [], [], [], []
     for shot in snapshots:
         flows = [f for f in [shot.ground_truth] if f is not None] or [*shot.predictions.values()]
         lengths += [np.linalg.norm(flow[:, shot.scored], axis=0) for flow in flows]
+        truth = shot.ground_truth
+        if truth is not None:
+            errors += [end_point_error(f, truth)[shot.scored] for f in shot.predictions.values()]
         differences.append(difference(shot)[shot.mask])
         total = shot.counts.sum(axis=0, dtype=np.int64)
         counts.append(total[total > 0])
     flow = max(_percentile(lengths), _SHORTEST)
     return Scales(
         flow=flow,
-        error=max(flow / 2, _SHORTEST),
+        error=max(_percentile(errors, 95) if errors else flow / 2, _SHORTEST),
         difference=max(_percentile(differences), _SHORTEST),
         events=max(int(_percentile(counts)), _FEWEST_AT_FULL),
     )
 
 
-def _percentile(parts: Sequence[npt.NDArray[Any]]) -> float:
+def _percentile(parts: Sequence[npt.NDArray[Any]], percent: float = 99) -> float:
     every = np.concatenate(parts) if parts else np.zeros(0)
-    return float(np.percentile(every, 99)) if every.size else 0.0
+    return float(np.percentile(every, percent)) if every.size else 0.0
 
 
 def difference(shot: Snapshot) -> npt.NDArray[np.float64]:

@@ -166,7 +166,7 @@ def _fixed_scales(shots: Sequence[Snapshot], magnitude: float | None) -> Scales:
     """Scales for a whole film from its first windows, with a margin for faster ones to come."""
     seen = common_scales(shots)
     flow = magnitude if magnitude is not None else seen.flow * _MARGIN
-    return Scales(flow, flow / 2, seen.difference * _MARGIN, seen.events)
+    return Scales(flow, seen.error * _MARGIN, seen.difference * _MARGIN, seen.events)
 
 
 class Mp4Writer:
