@@ -80,6 +80,10 @@ class ModelSection(_Section):
         default="LIFFireNet",
         description=f"one of {', '.join(MODELS)}",
     )
+    init: Path | str | None = Field(
+        default=None,
+        description="checkpoint to start from, a file or runs:ID; null for fresh weights",
+    )
     encoding: Literal["cnt", "voxel"] = Field(
         default="cnt", description="event counts per polarity, or a signed voxel grid"
     )
@@ -96,7 +100,8 @@ class ModelSection(_Section):
     norm: Literal["none", "batch", "time", "membrane"] | None = Field(
         default=None,
         description="batch norm of the currents, its per-time-step or membrane variant, or none; "
-        "folded into the weights afterwards; null for batch in spiking networks, none in others",
+        "folded into the weights afterwards; null for batch in spiking networks that start afresh, "
+        "none in others",
     )
     time_steps: PositiveInt = Field(default=4, description="norm time: number of steps told apart")
     surrogate: str = Field(
@@ -141,6 +146,12 @@ class ModelSection(_Section):
             raise ValueError(f"encoding cnt needs num_bins 2, got {self.num_bins}")
         return self
 
+    @model_validator(mode="after")
+    def _canonical_start(self) -> Self:
+        if self.init is not None and self.norm not in (None, "none"):
+            raise ValueError(f"norm {self.norm}: init is a checkpoint, whose norms are folded")
+        return self
+
     @property
     def spiking(self) -> bool:
         """Whether the network has spiking neurons."""
@@ -149,7 +160,8 @@ class ModelSection(_Section):
     @property
     def norm_in_use(self) -> str:
         """``norm``, or what null stands for."""
-        return self.norm or ("batch" if self.spiking else "none")
+        fresh = self.spiking and self.init is None
+        return self.norm or ("batch" if fresh else "none")
 
 
 class AugmentSection(_Section):
@@ -458,6 +470,8 @@ class TrainingConfig(_Section):
     def _consistent(self) -> Self:
         if self.quant is not None and not self.model.spiking:
             raise ValueError(f"quant: {self.model.name} is not a spiking network")
+        if self.quant is not None and self.model.init is not None:
+            raise ValueError("model.init: networks on the integer grid start from quant.init")
         if self.quant is not None and self.model.norm_input:
             raise ValueError("quant: integer networks take event counts, not model.norm_input")
         if self.loss.kind == "supervised" and not self.data.mode.startswith("gtflow"):

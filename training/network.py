@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -11,6 +14,7 @@ from models import (
     NeuronOptions,
     SpikingFireNet,
     build_network,
+    load_network,
     save_checkpoint,
 )
 from quant import QuantFireNet
@@ -26,10 +30,12 @@ LEAST_THRESHOLD = 0.01
 
 
 def new_network(config: TrainingConfig, train: list[Sequence]) -> Network:
-    """The network that a run starts with, in training mode: fresh, or on its integer grid.
+    """The network that a run starts with, in training mode.
+
+    Fresh, from a checkpoint, or on its integer grid.
 
     Raises:
-        ConfigError: options that this network does not have.
+        ConfigError: options that this network does not have, or a checkpoint of another one.
     """
     if config.quant is not None:
         return network_on_grid(config.model, config.quant, train)
@@ -51,7 +57,9 @@ def new_network(config: TrainingConfig, train: list[Sequence]) -> Network:
         )
     except ValueError as error:
         raise ConfigError(f"model: {error}") from None
-    if neurons.distribution == "event_flow" and isinstance(network, SpikingFireNet):
+    if section.init is not None:
+        start_from(network, section.init)
+    elif neurons.distribution == "event_flow" and isinstance(network, SpikingFireNet):
         start_as_event_flow(network, neurons)
     return network.train()
 
@@ -68,6 +76,39 @@ def _options(section: ModelSection) -> NeuronOptions:
     if neurons.distribution == "event_flow":
         return options
     return options._replace(leak=neurons.leak, threshold=neurons.threshold)
+
+
+def start_from(network: SpikingFireNet | AnalogFireNet, reference: Path | str) -> None:
+    """Copy the parameters of a checkpoint; what the network does not have is left out, and named.
+
+    So a network may start from a larger relative: one without recurrence from one with it.
+
+    Args:
+        network: gets the parameters.
+        reference: file or ``runs:ID``.
+
+    Raises:
+        ConfigError: the checkpoint lacks a parameter, has it in another size, or means its numbers
+            differently.
+    """
+    source = load_network(reference)
+    ours, theirs = network.config, source.config
+    for key in ("encoding", "reset", "flow_scaling"):
+        if getattr(ours, key) != getattr(theirs, key):
+            raise ConfigError(
+                f"model.init: {reference} has {key} {getattr(theirs, key)}, and the "
+                f"configuration {getattr(ours, key)}"
+            )
+    held, wanted = source.state_dict(), network.state_dict()
+    for name, tensor in wanted.items():
+        if name not in held or held[name].shape != tensor.shape:
+            raise ConfigError(
+                f"model.init: {reference} is a {theirs.model} with {theirs.channels} channels and "
+                f"has no {name} of shape {list(tensor.shape)}"
+            )
+    if unused := sorted(held.keys() - wanted.keys()):
+        warnings.warn(f"model.init: {ours.model} has no {', '.join(unused)}", stacklevel=2)
+    network.load_state_dict({name: held[name] for name in wanted})
 
 
 @torch.no_grad()

@@ -15,8 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
-from models import ModelConfig, SpikingFireNet, detach, load_checkpoint, load_network
+from models import (
+    ModelConfig,
+    SpikingFireNet,
+    detach,
+    load_checkpoint,
+    load_network,
+    save_checkpoint,
+)
 from training.config import ConfigError
 from training.contrast import contrast_loss
 from training.optimization import rate
@@ -112,6 +120,47 @@ def test_neurons_start_as_those_of_event_flow(
     beta, threshold = (layer.layers.head.beta.detach(), layer.layers.head.threshold.detach())
     assert float(beta.std()) > 0
     assert (threshold * (1 - beta)).tolist() == pytest.approx([0.01] * 4)
+
+
+@pytest.mark.parametrize("name", ["LIFFireNet", "LIFFireFlowNet", "LIFFireNet_short"])
+@pytest.mark.filterwarnings("ignore:model.init:UserWarning")
+def test_a_run_starts_from_a_checkpoint(
+    name: str, make_config: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    source = SpikingFireNet(ModelConfig(channels=4))
+    save_checkpoint(source, tmp_path / "source.safetensors")
+    model = {"name": name, "base_num_channels": 4, "init": str(tmp_path / "source.safetensors")}
+    trainer = make_trainer(make_config(model=model), tmp_path / "run")
+    for key, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"base_num_channels": 8}, "is a LIFFireNet_short with 4 channels and has no layers.head"),
+        ({"name": "LIFFireNet"}, r"has no layers\.R1b\.weight of shape \[4, 4, 3, 3\]"),
+        ({"encoding": "voxel"}, "has encoding cnt, and the configuration voxel"),
+        ({"flow_scaling": 64.0}, "has flow_scaling 128.0, and the configuration 64.0"),
+        ({"spiking_neuron": {"hard_reset": False}}, "has reset zero, and the configuration sub"),
+    ],
+)
+def test_checkpoints_of_other_networks_are_refused(
+    model: dict[str, Any], told: str, make_config: Make, make_trainer: Make, tmp_path: Path
+) -> None:
+    source = SpikingFireNet(ModelConfig(model="LIFFireNet_short", channels=4))
+    save_checkpoint(source, tmp_path / "source.safetensors")
+    given = {"name": "LIFFireNet_short", "base_num_channels": 4} | model
+    config = make_config(model=given | {"init": str(tmp_path / "source.safetensors")})
+    with pytest.raises(ConfigError, match=told):
+        make_trainer(config, tmp_path / "run")
+
+
+def test_a_start_without_its_uses_is_refused(make_config: Make) -> None:
+    with pytest.raises(ValidationError, match="whose norms are folded"):
+        make_config(model={"init": "net.safetensors", "norm": "batch"})
+    with pytest.raises(ValidationError, match=r"start from quant\.init"):
+        make_config(model={"init": "net.safetensors"}, quant={})
 
 
 def test_fresh_slots_start_from_zero(make_config: Make, make_trainer: Make, tmp_path: Path) -> None:
