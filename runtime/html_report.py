@@ -216,7 +216,9 @@ def _pictures(sequence: SequenceReport) -> list[str]:
         "darker."
     )
     if shots[0].ground_truth is not None:
-        explained += f" Errors: black is none, yellow {scales.error:.3g} px or more, light grey is not scored."
+        explained += (
+            f" Errors: black is none, yellow {scales.error:.3g} px or more, grey is not scored."
+        )
     if len(sequence.traces) > 1:
         explained += f" Differences: yellow is {scales.difference:.2g} {unit} or more."
     wheel = page.png_bytes(wheel_image(_WHEEL_PIXELS))

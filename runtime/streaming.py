@@ -13,7 +13,7 @@ import numpy.typing as npt
 Item = TypeVar("Item")
 Floats = npt.NDArray[np.float64]
 
-_BINS = 4096
+_BINS = 1 << 14
 _SMALLEST_TOP = 2.0**-20
 _LARGEST_TOP = 2.0**60
 
@@ -79,7 +79,9 @@ class Histogram:
         self.top *= 2
 
     def percentile(self, percent: float) -> float:
-        """A percentile, off by at most one bin's width; NaN without values."""
+        """The smallest value that this many percent do not exceed, off by at most half a bin; NaN
+        without values.
+        """
         if not self.total:
             return math.nan
         place = np.searchsorted(np.cumsum(self.counts), percent / 100 * self.total)

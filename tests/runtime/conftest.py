@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,9 @@ import lif_op
 import lif_op.spec
 from calib_data import EventFileWriter, Events
 from runtime.metadata import METADATA_KEY, Artifact, Layer, State
+
+# The helper modules of this folder, whatever the import mode of pytest.
+sys.path.insert(0, str(Path(__file__).parent))
 
 CHANNELS = 4
 RESOLUTION = (12, 16)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import re
 import struct
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from html_pages import parsed
 
 from calib_data import EventFile
 from runtime import PictureError, StatefulSession, charts, pictures, report
@@ -185,39 +185,6 @@ def test_bar_chart_lengths_are_proportional() -> None:
     widths = [float(w) for w in re.findall(r'<rect[^>]*width="([\d.]+)"', svg)]
     assert len(widths) == 3 and widths[0] == pytest.approx(2 * widths[2])
     assert "10 %" in svg
-
-
-class Page(HTMLParser):
-    """Checks that tags nest and collects what a page would fetch or run."""
-
-    void = frozenset({"meta", "img", "br", "link"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str] = []
-        self.tags: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        assert not any(name.startswith("on") for name, _ in attrs)
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def parsed(text: str) -> Page:
-    page = Page()
-    page.feed(text)
-    page.close()
-    assert not page.open
-    return page
 
 
 EVIL = "<script>alert('x')</script>&\"'"
