@@ -51,7 +51,7 @@ def keep(states: Mapping[str, State], kept: Tensor) -> dict[str, State]:
 def activity(states: Mapping[str, LIFState] | Mapping[str, HiddenState]) -> dict[str, float]:
     """Share of neurons, 0 to 1, that fired in the last step; layers without spikes are left out."""
     return {
-        name: float(state.spike.mean())
+        name: float(state.spike.detach().mean())
         for name, state in states.items()
         if isinstance(state, LIFState)
     }
