@@ -7,6 +7,7 @@ states.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ Thresholds = Mapping[str, npt.NDArray[np.float64]]
 
 SHOWN_WINDOWS = 4
 ZERO = "zero flow"
-_STATE_SAMPLES = 32
+_STATE_STRIDE = 4
+_STATE_VALUES = 1 << 16
 
 
 def layer_thresholds(model: ModelProto, artifact: Artifact) -> dict[str, npt.NDArray[np.float64]]:
@@ -53,25 +55,31 @@ def layer_thresholds(model: ModelProto, artifact: Artifact) -> dict[str, npt.NDA
 def relative_membranes(
     artifact: Artifact, states: Mapping[str, Array], thresholds: Thresholds
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Membranes by layer over their channel's threshold, float64 of the state's shape.
+    """Membranes by layer over their channel's threshold, float64 of the state's rank.
 
-    Layers without a known threshold, or with one that is not positive, are left out.
+    Of large images every k-th row and column is taken, so that reading stays cheap. Layers without
+    a known threshold, or with one that is not positive, are left out.
     """
     found = {}
     for state in artifact.states:
         limits = thresholds.get(state.layer)
         if state.role != "mem" or limits is None or not (limits > 0).all():
             continue
+        membranes = states[state.input]
+        step = math.ceil(math.sqrt(max(1.0, membranes.size / _STATE_VALUES)))
         if state.layout == "NCHW":
-            limits = limits.reshape(-1, 1, 1)
-        found[state.layer] = states[state.input].astype(np.float64) / limits
+            limits, membranes = limits.reshape(-1, 1, 1), membranes[..., ::step, ::step]
+        else:
+            membranes = membranes[..., ::step, ::step, :]
+        found[state.layer] = membranes.astype(np.float64) / limits
     return found
 
 
 @dataclass
 class NetworkTraces:
     """What is gathered about one network. seconds: of its steps. rates: of each layer, one value a
-    window. membranes: over the threshold. errors: mean end-point error per pixel."""
+    window. membranes: over the threshold, every
+    ``_STATE_STRIDE``-th window. errors: mean end-point error per pixel."""
 
     errors: MeanMap
     seconds: Histogram = field(default_factory=Histogram)
@@ -102,7 +110,6 @@ class SequenceReport:
         self._chosen: list[Snapshot] = []
         self._scored = Spread[Snapshot](SHOWN_WINDOWS)
         self._unscored = Spread[Snapshot](SHOWN_WINDOWS)
-        self._state_times = Spread[int](_STATE_SAMPLES)
 
     def __call__(self, record: StepRecord) -> None:
         """Take the record of one window in."""
@@ -114,9 +121,8 @@ class SequenceReport:
                 if step.neurons[layer]:
                     histogram = traces.rates.setdefault(layer, Histogram())
                     histogram.add(fired / step.neurons[layer])
-        if self._state_times.due():
+        if record.window.index % _STATE_STRIDE == 0:
             self._add_membranes()
-        self._state_times.add(record.window.index)
         self._add_snapshot(record)
 
     def finish(self, evaluation: Evaluation) -> None:

@@ -20,6 +20,7 @@ from runtime.warping import flow_warp_loss, warp_to_end
 Counts = npt.NDArray[Any]
 
 _SHORTEST = 0.01
+_MOST = int(np.iinfo(np.uint16).max)
 _FEWEST_AT_FULL = 3
 
 
@@ -75,14 +76,18 @@ class Scales:
 
 
 def snapshot(
-    record: StepRecord, runners: Mapping[str, Runner], resolution: tuple[int, int]
+    record: StepRecord,
+    runners: Mapping[str, Runner],
+    resolution: tuple[int, int],
+    *,
+    warp: bool = True,
 ) -> Snapshot | None:
     """The snapshot of a driven window; None where a network's flow is of another size.
 
-    The record's arrays are copied where they could be written over.
+    ``warp``: whether to move the events along the flows; ``warped`` is empty otherwise.
     """
     window = record.window
-    counts = event_counts(window.events, resolution, np.uint16)
+    counts = event_counts(window.events, resolution, np.uint16, _MOST)
     scored = all(step.pixels is not None for step in record.networks.values())
     truth = window.flow if scored else None
     stretch = window.dt_gt / window.dt_input if truth is not None else 1.0
@@ -94,9 +99,8 @@ def snapshot(
         if flow.shape[1:] != tuple(resolution):
             return None
         predictions[name] = flow
-    along = {name: flow / np.float32(stretch) for name, flow in predictions.items()}
-    if truth is not None:
-        along = {GROUND_TRUTH: np.nan_to_num(truth) / np.float32(stretch), **along}
+    moved = predictions if truth is None else {GROUND_TRUTH: np.nan_to_num(truth), **predictions}
+    along = {name: flow / np.float32(stretch) for name, flow in moved.items()} if warp else {}
     return Snapshot(
         index=window.index,
         seconds=window.t_stop,
@@ -122,7 +126,8 @@ def warped_counts(events: Events, flow: Flow) -> Counts:
         np.bincount(pixels[inside & chosen], minlength=height * width)
         for chosen in (positive, ~positive)
     ]
-    return np.stack(planes).reshape(2, height, width).astype(np.uint16)
+    image = np.minimum(np.stack(planes), _MOST).astype(np.uint16)
+    return image.reshape(2, height, width)
 
 
 def _sharpness(events: Events, flow: Flow) -> float:
@@ -158,6 +163,7 @@ def common_scales(snapshots: Sequence[Snapshot]) -> Scales:
 
 def _percentile(parts: Sequence[npt.NDArray[Any]], percent: float = 99) -> float:
     every = np.concatenate(parts) if parts else np.zeros(0)
+    every = every[np.isfinite(every)]
     return float(np.percentile(every, percent)) if every.size else 0.0
 
 

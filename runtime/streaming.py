@@ -69,7 +69,7 @@ class Histogram:
         low = -self.top if self._signed else 0.0
         width = (self.top - low) / _BINS
         places = np.floor((every - low) / width).astype(np.int64)
-        self.counts += np.bincount(np.minimum(places, _BINS - 1), minlength=_BINS)
+        np.add.at(self.counts, np.minimum(places, _BINS - 1), 1)
 
     def _double(self) -> None:
         pairs = self.counts.reshape(-1, 2).sum(axis=1)

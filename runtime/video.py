@@ -111,7 +111,7 @@ class Film:
 
     def __call__(self, record: StepRecord) -> None:
         """Take the record of one window in."""
-        shot = snapshot(record, self._runners, self._resolution)
+        shot = snapshot(record, self._runners, self._resolution, warp=False)
         if shot is None or (shot.ground_truth is not None) != self._ground_truth:
             return
         if self._scales is not None:

@@ -200,6 +200,27 @@ def test_thresholds_come_from_the_graph(make_file: Any, counts: Any) -> None:
         assert found["G1"][0, 2] == pytest.approx(raw / limits["G1"][2])
 
 
+def test_membranes_of_large_images_are_thinned(make_file: Any) -> None:
+    loaded = load_model(make_file(resolution=None))
+    limits = layer_thresholds(loaded.model, loaded.artifact)
+    for layout, shape in (("NCHW", (1, 4, 300, 260)), ("NHWC", (1, 300, 260, 4))):
+        states = tuple(replace(state, layout=layout) for state in loaded.artifact.states)
+        arrays = {s.input: np.full(shape, 7, np.int16) for s in states}
+        found = relative_membranes(replace(loaded.artifact, states=states), arrays, limits)["G1"]
+        channels = found if layout == "NCHW" else np.moveaxis(found, -1, 1)
+        assert channels.shape == (1, 4, 100, 87)
+        assert channels[0, :, 5, 5] == pytest.approx(7 / limits["G1"])
+
+
+def test_flow_that_is_not_finite_is_pictured_nonetheless(still: Still) -> None:
+    wild = constant(1, 0)
+    wild[:, 1] = np.nan
+    shots = [snapshot(record(0, column(1), wild, constant(1, 1)), {"net": still}, (4, 4))]
+    scales = common_scales([shot for shot in shots if shot is not None])
+    assert all(np.isfinite([scales.flow, scales.error, scales.difference]))
+    assert shots[0] is not None and len(strip_images(shots[0], scales)) == 4
+
+
 def test_report_gathers_what_the_evaluation_scores(make_file: Any, recording: Path) -> None:
     model = make_file()
     loaded = load_model(model)
@@ -223,7 +244,7 @@ def test_report_gathers_what_the_evaluation_scores(make_file: Any, recording: Pa
     assert np.array_equal(traces.errors.frames, np.sum(masks, axis=0))
     errors = (traces.errors.mean() * traces.errors.frames).sum() / traces.errors.frames.sum()
     assert errors == pytest.approx(network.score.by_pixels()["aee"])
-    assert traces.membranes["head"].total == 6 * 4 * 12 * 16
+    assert traces.membranes["head"].total == 2 * 4 * 12 * 16
     assert [shot.index for shot in observe.snapshots()] == [1, 2, 4, 5]
 
 

@@ -456,9 +456,10 @@ def test_torch_and_matplotlib_stay_out() -> None:
     """Everything a deployment machine uses works without the extras."""
     names = (
         "runtime, runtime.evaluate, runtime.parity, runtime.report, runtime.pictures, runtime.cli, "
-        "runtime.reference, runtime.timing, bench.latency, bench.memory"
+        "runtime.reference, runtime.timing, runtime.html_report, runtime.video, bench.latency, "
+        "bench.memory"
     )
-    extras = "{'torch', 'matplotlib', 'pydantic'}"
+    extras = "{'torch', 'matplotlib', 'pydantic', 'PIL', 'imageio_ffmpeg'}"
     code = f"import sys, {names}\nprint(sorted({extras} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code],
