@@ -162,9 +162,12 @@ class SequenceReport:
 
     def _add_snapshot(self, record: StepRecord) -> None:
         scored = all(step.pixels is not None for step in record.networks.values())
+        if scored:
+            self._unscored.items.clear()
         spread = self._scored if scored else self._unscored
         asked = record.window.index in self._wanted
-        if not asked and (self._wanted or not spread.due()):
+        needless = self._wanted or (not scored and self._scored.items)
+        if not asked and (needless or not spread.due()):
             spread.skip()
             return
         shot = snapshot(record, self._runners, self.resolution)

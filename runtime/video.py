@@ -200,7 +200,7 @@ class Mp4Writer:
         self._send = self._ffmpeg.write_frames(
             os.fspath(temporary), (width, height), fps=self._rate, codec="libx264",
             quality=None, macro_block_size=2, ffmpeg_log_level="error",
-            output_params=["-crf", "18", "-movflags", "+faststart", "-f", "mp4"],
+            output_params=["-crf", "20", "-movflags", "+faststart", "-f", "mp4"],
         )  # fmt: skip
         self._send.send(None)
 
