@@ -48,7 +48,7 @@ caption { text-align:left; color:var(--soft); padding:4px 9px 6px }
 th,td { padding:7px 9px; text-align:right; border-bottom:1px solid var(--rule) }
 td { white-space:nowrap } td.text { white-space:normal }
 thead th { font-weight:600; color:var(--soft); font-size:13px; line-height:1.3;
-  vertical-align:bottom }
+  vertical-align:bottom; overflow-wrap:normal }
 tbody th { font-weight:400; color:var(--ink) }
 th:first-child,td.text,th.text { text-align:left }
 tr.dim td,tr.dim th { color:var(--soft) }

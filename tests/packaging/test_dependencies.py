@@ -24,6 +24,8 @@ EXTRAS_ONLY = (
     "pydantic",
     "yaml",
     "matplotlib",
+    "PIL",
+    "imageio_ffmpeg",
 )
 
 IMPORT_ALL = """
@@ -62,7 +64,7 @@ def test_the_base_installation_is_a_deployment_machine() -> None:
 def test_torch_comes_with_what_needs_it() -> None:
     for extra in ("export", "training", "test"):
         assert "torch" in names_needed(extra), extra
-    for extra in ("report", "view", "extensions"):
+    for extra in ("report", "video", "view", "extensions"):
         assert "torch" not in names_needed(extra), extra
 
 
