@@ -209,13 +209,14 @@ def _pictures(sequence: SequenceReport) -> list[str]:
     if not shots:
         return []
     scales = common_scales(shots)
-    unit = "px" if shots[0].ground_truth is not None else "px per window"
+    scored = any(shot.ground_truth is not None for shot in shots)
+    unit = "px" if scored else "px per window"
     explained = (
         f"Flow: hue is direction, saturation is length, full at {scales.flow:.3g} {unit}, white is "
         "no motion; predictions are shown where events fell. Events: blue became brighter, red "
         "darker."
     )
-    if shots[0].ground_truth is not None:
+    if scored:
         explained += (
             f" Errors: black is none, yellow {scales.error:.3g} px or more, grey is not scored."
         )
@@ -230,6 +231,8 @@ def _pictures(sequence: SequenceReport) -> list[str]:
     for shot in shots:
         notes = [f"{name}: {value:.2f} px" for name, value in shot.aee.items()]
         note = f"AEE of {', '.join(notes)}" if notes else ""
+        if scored and shot.ground_truth is None:
+            note = "Not scored: its flow is in pixels per window."
         grid = _grid(strip_images(shot, scales), _place(shot), kind="strip")
         body += page.section(_place(shot), page.paragraph(note) + grid if note else grid, 4)
     return [page.section("Flow", body, 3), _error_maps(sequence, scales.error), _warped(shots)]
@@ -271,20 +274,18 @@ def _warped(shots: Sequence[Snapshot]) -> str:
 
 
 def _error_maps(sequence: SequenceReport, worst: float) -> str:
-    images, notes = {}, {}
+    images = {}
     for name, traces in sequence.traces.items():
         seen = traces.errors.frames > 0
         if seen.any():
-            title = f"mean error of {name}"
-            images[title] = error_image(traces.errors.mean(), worst, seen)
-            notes[title] = f"(mean over pixels {traces.errors.mean()[seen].mean():.3g} px)"
+            images[f"mean error of {name}"] = error_image(traces.errors.mean(), worst, seen)
     if not images:
         return ""
     note = page.paragraph(
         f"Mean end-point error of each pixel over the frames that score it; yellow is {worst:.3g} "
         "px or more, light grey was never scored."
     )
-    return page.section("Error maps", note + _grid(images, sequence.name, notes), 3)
+    return page.section("Error maps", note + _grid(images, sequence.name), 3)
 
 
 def _activity(sequence: SequenceReport) -> str:

@@ -346,6 +346,14 @@ def test_command_without_ground_truth(report: Callable[..., Path]) -> None:
     assert not any("ground truth" in (alt or "") for alt in found.alts)
 
 
+def test_windows_that_are_not_scored_say_so(report: Callable[..., Path]) -> None:
+    found = parsed(report("--window", 0.5, "--report-windows", "4,7").read_text())
+    assert found.texts.count("Not scored: its flow is in pixels per window.") == 1
+    alts = [alt or "" for alt in found.alts]
+    assert any(alt.startswith("error of model.int8.onnx, window 7") for alt in alts)
+    assert not any("error of model.int8.onnx, window 4" in alt for alt in alts)
+
+
 def test_a_folder_gets_report_html(make_file: Any, recording: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
     arguments = [make_file(), "--data", recording, "--report", out, "--limit", 2]
