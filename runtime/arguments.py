@@ -8,13 +8,25 @@ from pathlib import Path
 from calib_data.windows import MODES
 
 
-def add_recording_arguments(parser: argparse.ArgumentParser) -> None:
+def add_recording_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Add --data, --mode, --window and --resolution: which recording, and how it is cut.
 
-    ``window`` is None where it is not given; ``runtime.sequence.default_window`` then tells.
+    ``window`` is None where it is not given; ``runtime.sequence.default_window`` then tells. With
+    ``several``, ``data`` is a list or None, and ``mode`` None where it is not given.
     """
-    parser.add_argument("--data", required=True, type=Path, metavar="F", help="recording")
-    parser.add_argument("--mode", choices=MODES, default="gtflow_dt1", help="how windows are cut")
+    if several:
+        parser.add_argument(
+            "--data", action="extend", nargs="+", type=Path, metavar="F",
+            help="recordings, or folders of them; may be given again",
+        )  # fmt: skip
+    else:
+        parser.add_argument("--data", required=True, type=Path, metavar="F", help="recording")
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default=None if several else "gtflow_dt1",
+        help="how windows are cut (default: gtflow_dt1)",
+    )
     parser.add_argument(
         "--window",
         type=positive_length,

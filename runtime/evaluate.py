@@ -11,36 +11,78 @@ which every layer's spikes are outputs too. Nothing it computes changes by that.
 from __future__ import annotations
 
 import argparse
-import json
+import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from calib_data import console
 from calib_data.encodings import event_mask
 from calib_data.events import EventSource
-from calib_data.files import atomic_path
 from calib_data.npz import open_events
 from runtime.arguments import add_recording_arguments, positive
 from runtime.artifact import LoadedModel, load_model
+from runtime.errors import EvaluationError
+from runtime.evaluate_output import outcome_values, write_csv, write_json
+from runtime.evaluate_sequences import Outcome, evaluate_all, find_recordings
+from runtime.evaluate_tables import list_metrics, print_means, print_profile, print_tables
+from runtime.evaluate_tables import table_console as table_console
 from runtime.house import start_command
-from runtime.metrics import METRICS, ChosenMetrics, SequenceScore, find_metrics
+from runtime.metrics import ChosenMetrics, SequenceScore, find_metrics
 from runtime.picture_outputs import PictureOutputs, add_picture_arguments
+from runtime.pooling import POOLINGS, PooledRunner
+from runtime.protocol import CUSTOM, Protocol, find_protocol, named_protocols
 from runtime.runner import Runner
-from runtime.sequence import Drive, StepRecord, default_window, drive
-from runtime.session import StatefulSession, Stream
+from runtime.sequence import Drive, StepRecord, drive
+from runtime.session import StatefulSession
 from runtime.warping import EVENTS_PER_VALUE
 
-_WIDTH = 140
-_PROTOCOL = ("data", "resolution", "mode", "window", "warmup", "fwl_events", "windows", "events")
-
 Observer = Callable[[StepRecord], None]
+
+
+@dataclass(frozen=True)
+class WindowStep:
+    """One network in one window. aee, zero_aee: pixels, None where it is not scored. pixels:
+    scored. latency_ms: of the step, without encoding."""
+
+    aee: float | None
+    zero_aee: float | None
+    pixels: int
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """One window: its number, the end of its time in seconds since t0, its events."""
+
+    index: int
+    seconds: float
+    events: int
+    networks: Mapping[str, WindowStep]
+
+
+@dataclass
+class Profile:
+    """Wall seconds: reading windows, encoding and stepping them (all networks), and everything."""
+
+    loading: float = 0.0
+    encoding: float = 0.0
+    stepping: float = 0.0
+    total: float = 0.0
+
+    def to_dict(self, events: int) -> dict[str, float | None]:
+        """JSON values; rest is scoring and pictures, the rate is over everything."""
+        return {
+            "loading": self.loading,
+            "encoding": self.encoding,
+            "stepping": self.stepping,
+            "rest": max(self.total - self.loading - self.encoding - self.stepping, 0.0),
+            "total": self.total,
+            "events_per_second": events / self.total if self.total else None,
+        }
 
 
 @dataclass
@@ -92,7 +134,8 @@ class NetworkResult:
 class Evaluation:
     """Networks driven side by side over one recording.
 
-    windows, events: driven windows and the events in them. pixels: of one image.
+    windows, events: driven windows and the events in them. per_window: each of them. partial:
+    whether it was interrupted before the end.
     """
 
     data: Path
@@ -101,6 +144,9 @@ class Evaluation:
     networks: dict[str, NetworkResult]
     windows: int = 0
     events: int = 0
+    per_window: list[WindowResult] = field(default_factory=list)
+    profile: Profile = field(default_factory=Profile)
+    partial: bool = False
 
     @property
     def events_per_pixel(self) -> float:
@@ -113,6 +159,10 @@ class Evaluation:
         self._add_to_metrics(record)
         self.windows += 1
         self.events += len(record.window.events)
+        self.profile.loading += record.loading
+        self.profile.encoding += sum(step.encoding for step in record.networks.values())
+        self.profile.stepping += sum(step.seconds for step in record.networks.values())
+        self.per_window.append(_window_result(record))
         for name, step in record.networks.items():
             result = self.networks[name]
             for layer, fired in step.fired.items():
@@ -164,7 +214,24 @@ class Evaluation:
             "events_per_pixel": self.events_per_pixel,
             "networks": {name: result.to_dict() for name, result in self.networks.items()},
             "yardsticks": self.yardsticks(),
+            "partial": self.partial,
+            "profile": self.profile.to_dict(self.events),
+            "per_window": [asdict(window) for window in self.per_window],
         }
+
+
+def _window_result(record: StepRecord) -> WindowResult:
+    steps = {}
+    for name, step in record.networks.items():
+        score = step.score if step.score is not None and step.score.pixels else None
+        steps[name] = WindowStep(
+            aee=score.aee if score and np.isfinite(score.aee) else None,
+            zero_aee=score.zero_aee if score else None,
+            pixels=score.pixels if score else 0,
+            latency_ms=step.seconds * 1000,
+        )
+    window = record.window
+    return WindowResult(window.index, window.t_stop, len(window.events), steps)
 
 
 def evaluate(
@@ -175,6 +242,7 @@ def evaluate(
     observe: Observer | None = None,
     quiet: bool = False,
     metrics: Iterable[str] = (),
+    keep_interrupted: bool = False,
 ) -> Evaluation:
     """Drive networks over a recording and gather their scores.
 
@@ -185,6 +253,7 @@ def evaluate(
         observe: called with every record, for pictures.
         quiet: no progress bar.
         metrics: names of ``runtime.metrics.METRICS`` to gather besides.
+        keep_interrupted: on Ctrl-C return what was computed, marked as partial.
 
     Raises:
         EvaluationError, DataError: as ``runtime.sequence.drive``.
@@ -201,60 +270,129 @@ def evaluate(
     result = Evaluation(Path(file.path), file.resolution, plan, networks)
     plan.check()
     records = drive(file, runners, plan)
-    for record in console.progress(records, "evaluating", plan.count(file), quiet=quiet):
-        result.add(record)
-        if observe is not None:
-            observe(record)
+    start = time.perf_counter()
+    try:
+        for record in console.progress(records, "evaluating", plan.count(file), quiet=quiet):
+            result.add(record)
+            if observe is not None:
+                observe(record)
+    except KeyboardInterrupt:
+        if not keep_interrupted:
+            raise
+        result.partial = True
+    result.profile.total = time.perf_counter() - start
     return result
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """The command; returns its exit status: 1 where a recording was skipped, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     start_command()
+    protocol = _protocol(arguments)
     metrics = [metric.name for metric in find_metrics(arguments.metrics)]
+    recordings = find_recordings(arguments.data or ())
+    if not recordings:
+        raise EvaluationError("no recording; name one with --data")
     loaded = [load_model(path) for path in (arguments.model, arguments.against) if path]
-    pictures = PictureOutputs(arguments, dict(zip(_names(loaded), loaded, strict=True)))
-    with open_events(arguments.data, arguments.resolution) as file:
-        plan = Drive(
-            mode=arguments.mode,
-            window=arguments.window or default_window(arguments.mode, file.resolution),
-            warmup=arguments.warmup,
-            limit=arguments.limit,
-            fwl_events=_fwl_events(arguments),
-        )
-        runners = {
-            name: _runner(model, file.resolution, arguments)
-            for name, model in zip(_names(loaded), loaded, strict=True)
+    for model in loaded:
+        _check_scaling(protocol, model)
+    names = _names(loaded)
+    pictures = PictureOutputs(
+        arguments, dict(zip(names, loaded, strict=True)), several=len(recordings) > 1
+    )
+    native: dict[str, bool] = {}
+
+    def one(path: Path) -> Evaluation:
+        with open_events(path, arguments.resolution) as whole:
+            file = protocol.source_of(whole)
+            sessions = {
+                name: _session(model, file.resolution, arguments)
+                for name, model in zip(names, loaded, strict=True)
+            }
+            native.update({name: session.native for name, session in sessions.items()})
+            runners = {
+                name: _runner(session, file.resolution, arguments)
+                for name, session in sessions.items()
+            }
+            plan = protocol.plan(file, _fwl_events(arguments, protocol.mode))
+            with pictures.sequence(path.stem, file.resolution, runners, plan.mode) as observe:
+                result = evaluate(
+                    file, runners, plan, metrics=metrics, observe=observe, keep_interrupted=True
+                )
+                observe.finish(result)
+        return result
+
+    outcome = evaluate_all(recordings, one)
+    facts = {
+        name: {
+            "file": str(model.path),
+            "native": native.get(name),
+            "artifact": model.artifact.to_dict(),
         }
-        with pictures.sequence(arguments.data.stem, file.resolution, runners, plan.mode) as observe:
-            result = evaluate(file, runners, plan, metrics=metrics, observe=observe)
-            observe.finish(result)
-    output = result.to_dict()
-    for (name, runner), model in zip(runners.items(), loaded, strict=True):
-        output["networks"][name]["file"] = str(model.path)
-        output["networks"][name]["native"] = runner.native
-        output["networks"][name]["artifact"] = model.artifact.to_dict()
+        for name, model in zip(names, loaded, strict=True)
+    }
     if arguments.json is not None:
-        with atomic_path(arguments.json) as path:
-            path.write_text(json.dumps(output, indent=2, allow_nan=False) + "\n")
-    pictures.finish(protocol={key: output[key] for key in _PROTOCOL})
-    print_tables(result, table_console())
-    return 0
+        write_json(arguments.json, outcome_values(outcome, protocol, facts))
+    if arguments.csv is not None:
+        write_csv(arguments.csv, outcome)
+    if outcome.evaluations:
+        pictures.finish(protocol=protocol.to_dict(), warnings=_warnings(outcome))
+    _print(outcome, protocol)
+    if outcome.interrupted:
+        return console.EXIT_INTERRUPTED
+    return 1 if outcome.skipped else 0
 
 
-def _fwl_events(arguments: argparse.Namespace) -> int | None:
+def _print(outcome: Outcome, protocol: Protocol) -> None:
+    out = table_console()
+    out.print(f"protocol {protocol.name}, hash {protocol.hash}", highlight=False)
+    for evaluation in outcome.evaluations.values():
+        print_tables(evaluation, out)
+    print_means(outcome.evaluations, out)
+    print_profile(outcome.evaluations, out)
+
+
+def _warnings(outcome: Outcome) -> list[str]:
+    skipped = [f"{path} was skipped: {text}" for path, text in outcome.skipped.items()]
+    return [*skipped, "the run was interrupted"] if outcome.interrupted else skipped
+
+
+def _protocol(arguments: argparse.Namespace) -> Protocol:
+    """The protocol of the command line: a named one, or one of the given options."""
+    if arguments.protocol is not None:
+        given = [name for name in ("mode", "window") if getattr(arguments, name) is not None]
+        given += [name for name in ("warmup", "limit") if getattr(arguments, name)]
+        if given:
+            raise EvaluationError(
+                f"--protocol {arguments.protocol} fixes --{given[0]} itself; leave one of them out"
+            )
+        return find_protocol(arguments.protocol)
+    mode = arguments.mode or "gtflow_dt1"
+    stamped = mode not in ("events", "time")
+    return Protocol(
+        CUSTOM,
+        mode,
+        arguments.window or (1.0 if stamped else None),
+        warmup=arguments.warmup,
+        limit=arguments.limit,
+    )
+
+
+def _check_scaling(protocol: Protocol, model: LoadedModel) -> None:
+    wanted, stated = protocol.flow_scaling, model.artifact.flow_scaling
+    if wanted is not None and stated != wanted:
+        raise EvaluationError(
+            f"{model.path} states a flow scaling of {stated:g}, protocol {protocol.name} wants "
+            f"{wanted:g}; leave --protocol out to score it as it is"
+        )
+
+
+def _fwl_events(arguments: argparse.Namespace, mode: str) -> int | None:
     """Events per value of the flow warp loss; recordings without ground truth always get one."""
-    if arguments.fwl is None and not arguments.mode.startswith("gtflow"):
+    if arguments.fwl is None and not mode.startswith("gtflow"):
         return EVENTS_PER_VALUE
     events: int | None = arguments.fwl
     return events
-
-
-def table_console() -> Console:
-    """Standard output for tables; wide enough for them where it is no terminal."""
-    out = Console()
-    return out if out.is_terminal else Console(width=_WIDTH)
 
 
 def _names(loaded: list[LoadedModel]) -> list[str]:
@@ -265,83 +403,32 @@ def _names(loaded: list[LoadedModel]) -> list[str]:
     return names if len(set(names)) == len(names) else [f"{n} ({i})" for i, n in enumerate(names)]
 
 
-def _runner(
+def _session(
     loaded: LoadedModel, resolution: tuple[int, int], arguments: argparse.Namespace
-) -> Stream:
-    session = StatefulSession(
+) -> StatefulSession:
+    size = tuple(arguments.input_resolution or resolution)
+    return StatefulSession(
         loaded,
-        resolution=resolution if loaded.artifact.spatial_free else None,
+        resolution=size if loaded.artifact.spatial_free else None,
         threads=arguments.threads,
         library="never" if arguments.no_library else "auto",
     )
-    return session.diagnostic()
 
 
-def print_tables(result: Evaluation, out: Console) -> None:
-    """Print scores, yardsticks and spike rates."""
-    out.print(
-        f"{result.data.name}: {result.windows} windows ({result.plan.mode}, length "
-        f"{result.plan.window:g}), {result.resolution[0]} x {result.resolution[1]} pixels, "
-        f"{result.events_per_pixel:.3f} events per pixel and window",
-        highlight=False,
-    )
-    out.print(_score_table(result))
-    if any(network.metrics.metrics for network in result.networks.values()):
-        out.print(_metric_table(result))
-    if any(network.neurons for network in result.networks.values()):
-        out.print(_rate_table(result))
-
-
-def _score_table(result: Evaluation) -> Table:
-    frames = max(len(network.score.frames) for network in result.networks.values())
-    table = Table(title=f"errors on {frames} scored frames, every pixel weighing the same")
-    table.add_column("prediction", overflow="fold")
-    for heading in ("AEE px", "AEE by frames", "outliers", "AAE deg", "NEE", "spikes", "FWL"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, network in result.networks.items():
-        pixels, frame_means = network.score.by_pixels(), network.score.by_frames()
-        table.add_row(
-            name,
-            _text(pixels["aee"]),
-            _text(frame_means["aee"]),
-            _percent(pixels["outliers"]),
-            _text(pixels["aae"], 1),
-            _text(pixels["nee"]),
-            _percent(network.spike_rate(), 2),
-            _text(network.mean_fwl()),
+def _runner(
+    session: StatefulSession, resolution: tuple[int, int], arguments: argparse.Namespace
+) -> Runner:
+    """The diagnostic runner, pooling events where the network is to run below the sensor's size."""
+    stream = session.diagnostic()
+    if arguments.input_resolution is None:
+        return stream
+    size = tuple(arguments.input_resolution)
+    if stream.resolution is not None and tuple(stream.resolution) != size:
+        raise EvaluationError(
+            f"--input-resolution {size[0]} {size[1]}: the network takes {stream.resolution[0]} x "
+            f"{stream.resolution[1]}; export it for that resolution or without one"
         )
-    if frames:
-        means = next(iter(result.networks.values())).score
-        for label, key in (("zero flow", "zero_aee"), ("mean true flow of the frame", "mean_aee")):
-            row = (_text(means.by_pixels()[key]), _text(means.by_frames()[key]))
-            table.add_row(label, *row, style="dim")
-    return table
-
-
-def _metric_table(result: Evaluation) -> Table:
-    """The metrics asked for: one row per network and metric."""
-    table = Table(title="metrics asked for")
-    table.add_column("prediction", overflow="fold")
-    table.add_column("metric", no_wrap=True)
-    for heading in ("by frames", "by pixels", "values", "unit"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, network in result.networks.items():
-        for metric, value in network.metrics.values().items():
-            numbers = (_text(value.by_frames, 4), _text(value.by_pixels, 4), str(value.values))
-            table.add_row(name, metric, *numbers, METRICS[metric].unit)
-    return table
-
-
-def list_metrics(out: Console) -> None:
-    """Print every metric with its unit, definition and source."""
-    table = Table(title="metrics; F is the prediction, G ground truth; see docs/metrics.md")
-    table.add_column("name", no_wrap=True)
-    for heading in ("unit", "better", "definition", "source"):
-        table.add_column(heading, overflow="fold")
-    for metric in METRICS.values():
-        cells = (metric.unit, metric.better, escape(metric.definition), escape(metric.source))
-        table.add_row(metric.name, *cells)
-    out.print(table)
+    return PooledRunner(stream, resolution, arguments.pool)
 
 
 class _ListMetrics(argparse.Action):
@@ -356,29 +443,6 @@ def _names_of_metrics(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _rate_table(result: Evaluation) -> Table:
-    table = Table(title="neurons that fire per step")
-    table.add_column("network")
-    layers = list(
-        dict.fromkeys(layer for n in result.networks.values() for layer in n.spike_rates())
-    )
-    for layer in [*layers, "all"]:
-        table.add_column(layer, justify="right")
-    for name, network in result.networks.items():
-        rates = network.spike_rates()
-        cells = [_percent(rates.get(layer), 2) for layer in layers]
-        table.add_row(name, *cells, _percent(network.spike_rate(), 2))
-    return table
-
-
-def _text(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None or np.isnan(value) else f"{100 * value:.{digits}f} %"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime.evaluate",
@@ -387,7 +451,19 @@ def _parser() -> argparse.ArgumentParser:
         "--against model.float.onnx",
     )
     parser.add_argument("model", metavar="model.onnx", type=Path)
-    add_recording_arguments(parser)
+    add_recording_arguments(parser, several=True)
+    parser.add_argument(
+        "--protocol", metavar="NAME",
+        help=f"a named protocol instead of --mode and --window: {', '.join(named_protocols())}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--input-resolution", type=positive, nargs=2, metavar=("H", "W"),
+        help="run networks at this size: events pooled, flow rescaled and enlarged to the sensor's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pool", choices=POOLINGS, default="sum",
+        help="sum events over a block (whole counts) or average them",
+    )  # fmt: skip
     parser.add_argument("--against", type=Path, metavar="other.onnx", help="a second artifact")
     parser.add_argument(
         "--warmup", type=int, default=0, metavar="N", help="windows at the start not to score"
@@ -415,6 +491,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-library", action="store_true", help="do not use the op library")
     parser.add_argument("--json", type=Path, metavar="F", help="write the result there")
+    parser.add_argument("--csv", type=Path, metavar="F", help="write a row per window there")
     add_picture_arguments(parser)
     return parser
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from calib_data.encodings import event_mask
-from calib_data.events import EventSource
+from calib_data.events import Events, EventSource
+from calib_data.hot_pixels import HotPixelFilter
 from calib_data.windows import Window, count_windows, iterate_windows
 from calib_data.windows import default_window as default_window
 from runtime.errors import EvaluationError
@@ -21,6 +22,7 @@ from runtime.metrics import (
     score_frame,
     scoring_mask,
 )
+from runtime.pooling import PooledRunner
 from runtime.runner import Runner, encode
 from runtime.warping import WarpMeter
 
@@ -37,7 +39,7 @@ class NetworkStep:
         runner is diagnostic.
     fwl: flow warp loss of the windows up to this one, where enough events have gathered again for
         a value; None otherwise.
-    seconds: wall time of the step, without encoding.
+    seconds, encoding: wall time of the step without encoding, and of the encoding.
     """
 
     flow: Flow
@@ -47,14 +49,16 @@ class NetworkStep:
     neurons: Mapping[str, int]
     fwl: float | None
     seconds: float = 0.0
+    encoding: float = 0.0
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One window, and what every network did with it."""
+    """One window, and what every network did with it. loading: seconds that reading it took."""
 
     window: Window
     networks: Mapping[str, NetworkStep] = field(default_factory=dict)
+    loading: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,10 @@ class Drive:
 
     mode, window: as in ``calib_data.windows``. warmup: windows at the start that are run but not
     scored, while states fill. limit: most windows to run. fwl_events: events that one value of the
-    flow warp loss spans; None leaves it out.
+    flow warp loss spans; None leaves it out. first: windows to leave out altogether. rows: score
+    only this many rows from the top; None scores all. hot_pixels: leave out the events of pixels
+    that fire in nearly every window (``calib_data.hot_pixels``). few_events: a window with at most
+    this many events is run as an empty one, and so is not scored.
 
     Scored are the windows that end a ground-truth interval, after the warm-up, with a positive
     duration of both the interval and the events. Event masks are those of the scored window.
@@ -74,9 +81,15 @@ class Drive:
     warmup: int = 0
     limit: int | None = None
     fwl_events: int | None = None
+    first: int = 0
+    rows: int | None = None
+    hot_pixels: bool = False
+    few_events: int = 0
 
     def check(self) -> None:
-        """Raise EvaluationError for a negative count."""
+        """Raise EvaluationError for a count out of its range."""
+        if self.first < 0 or self.few_events < 0 or (self.rows is not None and self.rows < 1):
+            raise EvaluationError("first and few_events must not be negative, rows at least 1")
         if self.warmup < 0:
             raise EvaluationError(f"warmup = {self.warmup}: expected 0 or more windows")
         if self.limit is not None and self.limit < 1:
@@ -86,7 +99,7 @@ class Drive:
 
     def count(self, file: EventSource) -> int:
         """How many windows of the file will be run."""
-        total = count_windows(file, self.mode, self.window)
+        total = max(count_windows(file, self.mode, self.window) - self.first, 0)
         return total if self.limit is None else min(total, self.limit)
 
 
@@ -125,23 +138,49 @@ def drive(file: EventSource, runners: Mapping[str, Runner], plan: Drive) -> Iter
         check_resolution(runner, file)
         runner.reset()
     meters = {name: WarpMeter(plan.fwl_events) for name in runners if plan.fwl_events}
-    windows = iterate_windows(file, plan.mode, plan.window, limit=plan.limit)
-    for number, window in enumerate(windows):
+    for number, (window, loading) in enumerate(_loaded(file, plan)):
         scored = number >= plan.warmup
-        mask = _mask(window, file.resolution) if scored else None
+        mask = _mask(window, file.resolution, plan.rows) if scored else None
         steps = {}
         for name, runner in runners.items():
             meter = meters.get(name) if scored else None
             steps[name] = _run(runner, window, mask, file.resolution, meter)
-        yield StepRecord(window, steps)
+        yield StepRecord(window, steps, loading)
 
 
-def _mask(window: Window, resolution: tuple[int, int]) -> Mask | None:
+def _loaded(file: EventSource, plan: Drive) -> Iterator[tuple[Window, float]]:
+    """The windows as the networks get them, and the seconds that reading each took."""
+    hot = HotPixelFilter(file.resolution) if plan.hot_pixels else None
+    windows = iterate_windows(file, plan.mode, plan.window, first=plan.first, limit=plan.limit)
+    start = time.perf_counter()
+    for window in windows:
+        if len(window.events) <= plan.few_events:
+            window = replace(window, events=Events.empty(), dt_input=0.0)
+        if hot is not None:
+            window = _without_hot_pixels(window, hot, file.resolution)
+        yield window, time.perf_counter() - start
+        start = time.perf_counter()
+
+
+def _without_hot_pixels(window: Window, hot: HotPixelFilter, resolution: tuple[int, int]) -> Window:
+    """The window without the events of hot pixels; its duration stays that of all its events."""
+    events = window.events
+    keep = hot.update(event_mask(events, resolution))[events.ys, events.xs]
+    if keep.all():
+        return window
+    kept = Events(events.xs[keep], events.ys[keep], events.ts[keep], events.ps[keep])
+    return replace(window, events=kept)
+
+
+def _mask(window: Window, resolution: tuple[int, int], rows: int | None) -> Mask | None:
     """Pixels to score in a window, None where it has no ground truth to be scored against."""
     timed = window.dt_gt > 0 and window.dt_input > 0
     if window.flow is None or not window.interval_end or not timed:
         return None
-    return scoring_mask(window.flow, event_mask(window.events, resolution))
+    mask = scoring_mask(window.flow, event_mask(window.events, resolution))
+    if rows is not None:
+        mask[rows:] = False
+    return mask
 
 
 def _run(
@@ -152,7 +191,11 @@ def _run(
     meter: WarpMeter | None,
 ) -> NetworkStep:
     artifact = runner.artifact
-    inputs = encode(artifact, window.events, resolution)
+    before = time.perf_counter()
+    if isinstance(runner, PooledRunner):
+        inputs = runner.encode(window.events)
+    else:
+        inputs = encode(artifact, window.events, resolution)
     start = time.perf_counter()
     output = runner.step(inputs)
     seconds = time.perf_counter() - start
@@ -173,4 +216,5 @@ def _run(
         neurons={layer: array.size for layer, array in spikes.items()},
         fwl=fwl,
         seconds=seconds,
+        encoding=start - before,
     )
