@@ -34,6 +34,8 @@ from calib_data.files import atomic_path
 
 FLOW_GROUPS = {"dt1": "flow_dt1", "dt4": "flow_dt4"}
 
+COMPRESSIONS = ("gzip", "lzf", "blosc")
+
 SEARCH_BLOCK = 4096
 """Timestamps read at once when a time is searched on disk."""
 
@@ -234,7 +236,7 @@ class EventFile:
             if not isinstance(node, h5py.Dataset) or node.dtype.kind != kind:
                 wanted = {"f": "a floating-point array", "u": "a uint8 array"}[kind]
                 raise DataError(f"{self.path}: {name} is not {wanted}")
-            _check_filters(self.path, node)
+            check_filters(self.path, node)
             return np.asarray(node[()])
 
     # --- opening ------------------------------------------------------------------------------
@@ -262,7 +264,7 @@ class EventFile:
                     f"{self.path}: no dataset 'events/{name}'; expected the event_flow layout "
                     "(events/xs, events/ys, events/ts, events/ps)"
                 )
-            _check_filters(self.path, node)
+            check_filters(self.path, node)
             columns[name] = node
         check_kinds(str(self.path), columns["xs"], columns["ys"], columns["ts"], columns["ps"])
         return columns
@@ -313,8 +315,9 @@ class EventFileWriter:
     """Streaming writer of the same layout; the file appears under its name only once complete.
 
     path: the file to write (replaced if it exists). resolution: (H, W). t0: absolute time in
-    seconds that second 0 stands for. compression: None, "gzip" or "lzf". attributes: further root
-    attributes. Used as a context manager; an exception inside leaves nothing behind.
+    seconds that second 0 stands for. compression: None, "gzip", "lzf" or "blosc" (faster; needs
+    hdf5plugin, here and where the file is read). attributes: further root attributes. Used as a
+    context manager; an exception inside leaves nothing behind.
     """
 
     def __init__(
@@ -329,15 +332,11 @@ class EventFileWriter:
         self.path = Path(path)
         self.resolution = resolution
         self.t0 = t0
-        self._compression = compression
+        self._compression = _compression(self.path, compression)
         self._last = -np.inf
         self._positive = 0
         self._counts: dict[str, int] = {}
         self._last_stamp: dict[str, float] = {}
-        if compression not in (None, "gzip", "lzf"):
-            raise DataError(
-                f"{self.path}: compression must be None, gzip or lzf, not {compression}"
-            )
         self._stack = contextlib.ExitStack()
         temporary = self._stack.enter_context(atomic_path(self.path))
         with self._dropped_on_error():
@@ -355,7 +354,7 @@ class EventFileWriter:
             kind,
             maxshape=(None,),
             chunks=(WRITE_CHUNK,),
-            compression=self._compression,
+            **self._compression,
         )
 
     @contextlib.contextmanager
@@ -420,6 +419,11 @@ class EventFileWriter:
             )
         self._add(_flow_group(dt), "flow", seconds, flow.astype(np.float32))
 
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set further root attributes, known only once events were seen."""
+        for name, value in attributes.items():
+            self._file.attrs[name] = value
+
     def add_image(self, seconds: float, image: NDArray[np.uint8]) -> None:
         """Add a grey image, uint8 [H, W], taken ``seconds`` since t0."""
         if image.shape != self.resolution or image.dtype != np.uint8:
@@ -450,7 +454,7 @@ class EventFileWriter:
             raise DataError(f"{self.path}: {group} stamps must increase, got {seconds} s")
         number = self._counts.get(group, 0)
         data = self._file.create_dataset(
-            f"{group}/{prefix}{number:09d}", data=values, compression=self._compression
+            f"{group}/{prefix}{number:09d}", data=values, **self._compression
         )
         data.attrs["timestamp"] = seconds + self.t0
         self._counts[group] = number + 1
@@ -471,8 +475,8 @@ def _open(path: Path) -> h5py.File:
         ) from error
 
 
-def _check_filters(path: Path, data: h5py.Dataset) -> None:
-    """Refuse a dataset compressed with a filter that this HDF5 library lacks."""
+def check_filters(path: Path, data: h5py.Dataset) -> None:
+    """Raise DataError for a dataset compressed with a filter that this HDF5 library lacks."""
     plist = data.id.get_create_plist()
     for number in range(plist.get_nfilters()):
         code, _, _, name = plist.get_filter(number)
@@ -486,6 +490,20 @@ def _check_filters(path: Path, data: h5py.Dataset) -> None:
                 f"{path}: {data.name} is compressed with HDF5 filter {code} ({label}), which is "
                 "not installed; pip install hdf5plugin"
             )
+
+
+def _compression(path: Path, name: str | None) -> dict[str, Any]:
+    """Arguments of create_dataset for a compression by name."""
+    if name not in (None, *COMPRESSIONS):
+        raise DataError(f"{path}: compression must be None or one of {', '.join(COMPRESSIONS)}")
+    if name != "blosc":
+        return {"compression": name}
+    try:
+        plugin = importlib.import_module("hdf5plugin")
+    except ImportError as error:
+        raise DataError(f"{path}: compression blosc needs hdf5plugin; pip install it") from error
+    filters: dict[str, Any] = dict(plugin.Blosc(cname="zstd", clevel=5, shuffle=1))
+    return filters
 
 
 def _flow_group(dt: str) -> str:

@@ -24,6 +24,7 @@ COMMANDS = {
     "bench.scaling": "sweep image size, threads and spike density, with charts",
     "bench.synops": "count synaptic operations, traffic and estimated energy by layer",
     "bench.recordings": "artifacts on a folder of real recordings",
+    "calib_data.prepare": "bring MVSEC, DSEC and other recordings to the layout read here",
     "calib_data.synthetic": "render a synthetic recording with exact flow",
     "training.fit": "train a network",
     "training.card": "ship a trained network with its model card",
