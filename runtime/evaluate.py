@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ from runtime.metrics import ChosenMetrics, SequenceScore, find_metrics
 from runtime.picture_outputs import PictureOutputs, add_picture_arguments
 from runtime.pooling import POOLINGS, PooledRunner
 from runtime.protocol import CUSTOM, Protocol, find_protocol, named_protocols
+from runtime.published_results import METRICS as PUBLISHED_METRICS
+from runtime.published_results import compare, print_comparison, published_results
+from runtime.research_config import read_research_config
 from runtime.runner import Runner
 from runtime.sequence import Drive, StepRecord, drive
 from runtime.session import StatefulSession
@@ -290,6 +293,8 @@ def main(argv: list[str] | None = None) -> int:
     start_command()
     protocol = _protocol(arguments)
     metrics = [metric.name for metric in find_metrics(arguments.metrics)]
+    if published_results(protocol):
+        metrics = list(dict.fromkeys([*metrics, *PUBLISHED_METRICS]))
     recordings = find_recordings(arguments.data or ())
     if not recordings:
         raise EvaluationError("no recording; name one with --data")
@@ -306,12 +311,12 @@ def main(argv: list[str] | None = None) -> int:
         with open_events(path, arguments.resolution) as whole:
             file = protocol.source_of(whole)
             sessions = {
-                name: _session(model, file.resolution, arguments)
+                name: _session(model, protocol.input_resolution or file.resolution, arguments)
                 for name, model in zip(names, loaded, strict=True)
             }
             native.update({name: session.native for name, session in sessions.items()})
             runners = {
-                name: _runner(session, file.resolution, arguments)
+                name: _runner(session, file.resolution, protocol)
                 for name, session in sessions.items()
             }
             plan = protocol.plan(file, _fwl_events(arguments, protocol.mode))
@@ -332,7 +337,9 @@ def main(argv: list[str] | None = None) -> int:
         for name, model in zip(names, loaded, strict=True)
     }
     if arguments.json is not None:
-        write_json(arguments.json, outcome_values(outcome, protocol, facts))
+        values = outcome_values(outcome, protocol, facts)
+        values["comparison"] = compare(outcome.evaluations, protocol)
+        write_json(arguments.json, values)
     if arguments.csv is not None:
         write_csv(arguments.csv, outcome)
     if outcome.evaluations:
@@ -349,6 +356,7 @@ def _print(outcome: Outcome, protocol: Protocol) -> None:
     for evaluation in outcome.evaluations.values():
         print_tables(evaluation, out)
     print_means(outcome.evaluations, out)
+    print_comparison(compare(outcome.evaluations, protocol), out)
     print_profile(outcome.evaluations, out)
 
 
@@ -358,14 +366,27 @@ def _warnings(outcome: Outcome) -> list[str]:
 
 
 def _protocol(arguments: argparse.Namespace) -> Protocol:
-    """The protocol of the command line: a named one, or one of the given options."""
+    """The protocol of the command line, and what a configuration file adds to the arguments."""
+    protocol = _chosen_protocol(arguments)
+    if arguments.input_resolution is None:
+        return protocol
+    height, width = arguments.input_resolution
+    pooling = arguments.pool or protocol.pooling or "sum"
+    return replace(
+        protocol,
+        name=f"{protocol.name} at {height} x {width}",
+        input_resolution=(height, width),
+        pooling=pooling,
+    )
+
+
+def _chosen_protocol(arguments: argparse.Namespace) -> Protocol:
+    """A named one, a file's, or one of the given options."""
+    if arguments.config is not None:
+        _refuse_fixed(arguments, f"--config {arguments.config}")
+        return _configured(arguments)
     if arguments.protocol is not None:
-        given = [name for name in ("mode", "window") if getattr(arguments, name) is not None]
-        given += [name for name in ("warmup", "limit") if getattr(arguments, name)]
-        if given:
-            raise EvaluationError(
-                f"--protocol {arguments.protocol} fixes --{given[0]} itself; leave one of them out"
-            )
+        _refuse_fixed(arguments, f"--protocol {arguments.protocol}")
         return find_protocol(arguments.protocol)
     mode = arguments.mode or "gtflow_dt1"
     stamped = mode not in ("events", "time")
@@ -376,6 +397,27 @@ def _protocol(arguments: argparse.Namespace) -> Protocol:
         warmup=arguments.warmup,
         limit=arguments.limit,
     )
+
+
+def _refuse_fixed(arguments: argparse.Namespace, chosen: str) -> None:
+    given = [name for name in ("mode", "window") if getattr(arguments, name) is not None]
+    given += [name for name in ("warmup", "limit") if getattr(arguments, name)]
+    if given:
+        raise EvaluationError(f"{chosen} fixes --{given[0]} itself; leave one of them out")
+
+
+def _configured(arguments: argparse.Namespace) -> Protocol:
+    """The protocol of --config; its other settings fill arguments that were not given."""
+    config = read_research_config(arguments.config)
+    if config.ignored:
+        print(f"{arguments.config}: without effect here: {', '.join(config.ignored)}")
+    if arguments.data is None and config.data is not None:
+        arguments.data = [config.data]
+    arguments.metrics = arguments.metrics or list(config.metrics)
+    arguments.fwl = arguments.fwl or config.fwl_events
+    if arguments.pool is not None and config.protocol.pooling is not None:
+        return replace(config.protocol, pooling=arguments.pool)
+    return config.protocol
 
 
 def _check_scaling(protocol: Protocol, model: LoadedModel) -> None:
@@ -406,29 +448,26 @@ def _names(loaded: list[LoadedModel]) -> list[str]:
 def _session(
     loaded: LoadedModel, resolution: tuple[int, int], arguments: argparse.Namespace
 ) -> StatefulSession:
-    size = tuple(arguments.input_resolution or resolution)
     return StatefulSession(
         loaded,
-        resolution=size if loaded.artifact.spatial_free else None,
+        resolution=resolution if loaded.artifact.spatial_free else None,
         threads=arguments.threads,
         library="never" if arguments.no_library else "auto",
     )
 
 
-def _runner(
-    session: StatefulSession, resolution: tuple[int, int], arguments: argparse.Namespace
-) -> Runner:
+def _runner(session: StatefulSession, resolution: tuple[int, int], protocol: Protocol) -> Runner:
     """The diagnostic runner, pooling events where the network is to run below the sensor's size."""
     stream = session.diagnostic()
-    if arguments.input_resolution is None:
+    size = protocol.input_resolution
+    if size is None or protocol.pooling is None:
         return stream
-    size = tuple(arguments.input_resolution)
     if stream.resolution is not None and tuple(stream.resolution) != size:
         raise EvaluationError(
-            f"--input-resolution {size[0]} {size[1]}: the network takes {stream.resolution[0]} x "
+            f"input resolution {size[0]} x {size[1]}: the network takes {stream.resolution[0]} x "
             f"{stream.resolution[1]}; export it for that resolution or without one"
         )
-    return PooledRunner(stream, resolution, arguments.pool)
+    return PooledRunner(stream, resolution, protocol.pooling)
 
 
 class _ListMetrics(argparse.Action):
@@ -457,12 +496,16 @@ def _parser() -> argparse.ArgumentParser:
         help=f"a named protocol instead of --mode and --window: {', '.join(named_protocols())}",
     )  # fmt: skip
     parser.add_argument(
+        "--config", type=Path, metavar="F.yml",
+        help="take protocol, data and metrics from an evaluation file of the research code",
+    )  # fmt: skip
+    parser.add_argument(
         "--input-resolution", type=positive, nargs=2, metavar=("H", "W"),
         help="run networks at this size: events pooled, flow rescaled and enlarged to the sensor's",
     )  # fmt: skip
     parser.add_argument(
-        "--pool", choices=POOLINGS, default="sum",
-        help="sum events over a block (whole counts) or average them",
+        "--pool", choices=POOLINGS,
+        help="sum events over a block, which keeps whole counts (default), or average them",
     )  # fmt: skip
     parser.add_argument("--against", type=Path, metavar="other.onnx", help="a second artifact")
     parser.add_argument(

@@ -22,6 +22,7 @@ from typing import Any
 from calib_data.events import EventSource
 from runtime.cut import Cut
 from runtime.errors import EvaluationError
+from runtime.pooling import Pooling
 from runtime.sequence import Drive, default_window
 
 CUSTOM = "custom"
@@ -36,8 +37,10 @@ class Protocol:
     resolution: (H, W) that a recording must have, None for any. hot_pixels, few_events, warmup,
     limit: as in ``runtime.sequence.Drive``. flow_scaling: pixels per window for an output of 1 that
     an artifact must state, None for any. rows: rows to score from the top, by the beginning of a
-    recording's name; others score all. ranges: (start, stop) in seconds since t0 by the beginning
-    of a name, None for an open end. source: where it is from.
+    recording's name; others score all. input_resolution, pooling: (h, w) that networks run at, if
+    below the recording's, and how events are pooled to it (``runtime.pooling``). ranges: (start,
+    stop) in seconds since t0 by the beginning of a name, None for an open end. source: where it is
+    from.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Protocol:
     flow_scaling: float | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    input_resolution: tuple[int, int] | None = None
+    pooling: Pooling | None = None
     source: str = ""
 
     def settings(self) -> dict[str, Any]:
