@@ -11,7 +11,7 @@ from pathlib import Path
 from calib_data.errors import DataError
 from calib_data.files import check_writable
 from calib_data.hdf5 import COMPRESSIONS
-from calib_data.prepare import mvsec, prophesee, rosbag
+from calib_data.prepare import aedat4, dsec, mvsec, prophesee, rosbag, text
 from calib_data.prepare.conversion import Options, Summary, convert, is_done
 from calib_data.prepare.ordering import REORDER_S
 from calib_data.prepare.recording import Recording
@@ -23,6 +23,9 @@ FORMATS: dict[str, tuple[Finder, str]] = {
         mvsec.find,
         "NAME_data.hdf5 or NAME_data.bag, with NAME_gt.hdf5 or *_gt_flow_dist.npz",
     ),
+    "dsec": (dsec.find, "events.h5 with events/{x,y,p,t}, t_offset"),
+    "text": (text.find, "events.txt of RPG and UZH-FPV, in a folder or a .zip file"),
+    "aedat4": (aedat4.find, "AEDAT4 files"),
     "prophesee": (prophesee.find, "RAW (EVT2, EVT3) and DAT files"),
     "rosbag": (rosbag.find, "ROS bags with dvs_msgs/EventArray or EVT3 event packets"),
 }
@@ -56,6 +59,7 @@ def _find(arguments: argparse.Namespace) -> list[Recording]:
         resolution=None if arguments.resolution is None else tuple(arguments.resolution),
         camera=arguments.camera,
         topic=arguments.topic,
+        rectify=arguments.rectify,
     )
     if not found:
         raise DataError(f"{source}: no recording of this kind ({FORMATS[arguments.format][1]})")
@@ -195,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--full", action="store_true", help="keep the whole sensor")
     add("--resolution", type=int, nargs=2, metavar=("H", "W"), help="where the source tells none")
     add("--camera", choices=("left", "right"), default="left", help="of stereo data (left)")
+    add("--rectify", action="store_true", help="dsec: undistort with rectify_map.h5")
     add("--topic", metavar="NAME", help="of a bag's events, where it has several")
     add("--start", type=float, default=0.0, metavar="S", help="seconds from the first event (0)")
     add("--stop", type=float, metavar="S", help="seconds from the first event (the end)")

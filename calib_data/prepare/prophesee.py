@@ -1,4 +1,8 @@
-"""Prophesee RAW (EVT2, EVT3) and DAT files, decoded by ``expelliarmus``."""
+"""Prophesee RAW (EVT2, EVT3) and DAT files.
+
+EVT2 and DAT are decoded by ``expelliarmus``. EVT3 is decoded here: on a real stream with triggers
+that package (1.1.12) stops at the first of them, and without them gives twice the time.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from calib_data.errors import DataError
+from calib_data.prepare import evt3
 from calib_data.prepare.recording import BLOCK, Block, Recording, demand_resolution, reader
 
 SUFFIXES = (".raw", ".dat")
 _HEADER_LIMIT = 1 << 16
-_EVT3_KNOWN = np.isin(np.arange(16), (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x8))
-"""Kinds of EVT3 words that carry changes of brightness and their times; triggers and others go."""
+_PIECE = 1 << 20
+"""Bytes of EVT3 decoded at a time."""
 
 _SIZES = (
     (re.compile(r"height=(\d+)"), re.compile(r"width=(\d+)")),
@@ -33,11 +36,14 @@ def _recording(path: Path, resolution: tuple[int, int] | None) -> Recording:
     header = _header(path)
     encoding = _encoding(path, header)
     size = demand_resolution(path, _size(header), resolution)
-    return Recording(path.stem, (path,), size, lambda: blocks(path, encoding, path))
+    return Recording(path.stem, (path,), size, lambda: blocks(path, encoding))
 
 
-def blocks(path: Path, encoding: str, where: Path) -> Iterator[Block]:
-    """Blocks of a file; seconds on the sensor's clock. where: the file that errors name."""
+def blocks(path: Path, encoding: str) -> Iterator[Block]:
+    """Blocks of a file; seconds on the sensor's clock."""
+    if encoding == "evt3":
+        yield from _evt3_blocks(path)
+        return
     wizard = reader("expelliarmus", "reading Prophesee files").Wizard
     try:
         reading = wizard(encoding=encoding, fpath=path, chunk_size=BLOCK)
@@ -46,36 +52,35 @@ def blocks(path: Path, encoding: str, where: Path) -> Iterator[Block]:
                 events["x"].copy(), events["y"].copy(), events["t"] * 1e-6, events["p"].copy()
             )
     except (RuntimeError, ValueError, TypeError) as error:
-        raise DataError(f"{where}: cannot be decoded as {encoding} ({error})") from error
+        raise DataError(f"{path}: cannot be decoded as {encoding} ({error})") from error
 
 
-def evt3_header(resolution: tuple[int, int]) -> bytes:
-    """The text in front of EVT3 data."""
-    height, width = resolution
-    return (
-        f"% evt 3.0\n% format EVT3;height={height};width={width}\n"
-        f"% geometry {width}x{height}\n% end\n"
-    ).encode()
+def _evt3_blocks(path: Path) -> Iterator[Block]:
+    decoder = evt3.Decoder()
+    with open(path, "rb") as file:
+        file.seek(_header_size(file.read(_HEADER_LIMIT)))
+        while data := file.read(_PIECE):
+            yield decoder.decode(data)
 
 
-def evt3_changes(data: bytes) -> bytes:
-    """EVT3 words without those of triggers and monitoring, which the decoder does not know."""
-    words = np.frombuffer(data, "<u2", len(data) // 2)
-    return words[_EVT3_KNOWN[words >> 12]].tobytes()
+def _header_size(data: bytes) -> int:
+    """Bytes of the lines that start with '%'."""
+    size = 0
+    while data.startswith(b"%", size):
+        end = data.find(b"\n", size)
+        if end < 0:
+            break
+        line, size = data[size:end], end + 1
+        if line.strip() == b"% end":
+            break
+    return size
 
 
 def _header(path: Path) -> str:
     """The lines that start with '%', as text."""
     with open(path, "rb") as file:
         data = file.read(_HEADER_LIMIT)
-    lines = []
-    for line in data.split(b"\n"):
-        if not line.startswith(b"%"):
-            break
-        lines.append(line.decode("ascii", "replace").strip())
-        if line.strip() == b"% end":
-            break
-    return "\n".join(lines)
+    return data[: _header_size(data)].decode("ascii", "replace")
 
 
 def _encoding(path: Path, header: str) -> str:

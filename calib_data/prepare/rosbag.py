@@ -8,7 +8,6 @@ object per event.
 from __future__ import annotations
 
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_data.errors import DataError
-from calib_data.prepare import prophesee
+from calib_data.prepare import evt3
 from calib_data.prepare.recording import BLOCK, Block, Recording, demand_resolution, reader
 
 EVENT_ARRAYS = ("dvs_msgs/msg/EventArray", "prophesee_event_msgs/msg/EventArray")
@@ -81,7 +80,7 @@ def _recording(path: Path, resolution: tuple[int, int] | None, topic: str | None
     found = _size(path, chosen)
     size = demand_resolution(path, found, resolution)
     if topics[chosen] in EVENT_PACKETS:
-        return Recording(path.stem, (path,), size, lambda: _packets(path, chosen, size))
+        return Recording(path.stem, (path,), size, lambda: _packets(path, chosen))
     prefix = chosen.rpartition("/")[0]
     images = [
         name
@@ -197,20 +196,16 @@ def _block(held: list[NDArray[Any]]) -> Block:
     )
 
 
-def _packets(path: Path, topic: str, resolution: tuple[int, int]) -> Iterator[Block]:
+def _packets(path: Path, topic: str) -> Iterator[Block]:
     """Blocks of the EVT3 data of a topic's packets, on the sensor's clock."""
-    with tempfile.TemporaryDirectory() as folder:
-        joined = Path(folder) / "events.raw"
-        with open(joined, "wb") as file:
-            file.write(prophesee.evt3_header(resolution))
-            for bag, connection, raw in _messages(path, topic):
-                message = bag.deserialize(raw, connection.msgtype)
-                if message.encoding != "evt3":
-                    raise DataError(
-                        f"{path}: {topic} is encoded as {message.encoding!r}, only evt3 can be read"
-                    )
-                file.write(prophesee.evt3_changes(message.events.tobytes()))
-        yield from prophesee.blocks(joined, "evt3", path)
+    decoder = evt3.Decoder()
+    for bag, connection, raw in _messages(path, topic):
+        message = bag.deserialize(raw, connection.msgtype)
+        if message.encoding != "evt3":
+            raise DataError(
+                f"{path}: {topic} is encoded as {message.encoding!r}, only evt3 can be read"
+            )
+        yield decoder.decode(message.events.tobytes())
 
 
 def _images(path: Path, topic: str) -> Iterator[tuple[float, NDArray[np.uint8]]]:
