@@ -37,12 +37,12 @@ class TimeOrder:
     def sort(self, blocks: Iterator[Block]) -> Iterator[Block]:
         """The same events in time order. Raises DataError for a timestamp that is not finite."""
         held: Block | None = None
-        latest = passed = -np.inf
+        latest = -np.inf
         for incoming in blocks:
             if not len(incoming.ts):
                 continue
             self._check_finite(incoming.ts)
-            block = self._in_time(incoming, passed)
+            block = self._in_time(incoming, latest)
             self._seen += len(incoming.ts)
             running = np.maximum.accumulate(np.concatenate([[latest], block.ts]))
             self.reordered += int((block.ts < running[:-1]).sum())
@@ -52,7 +52,6 @@ class TimeOrder:
                 held = _take(held, np.argsort(held.ts, kind="stable"))
             ready = int(np.searchsorted(held.ts, latest - self._reorder_s, side="right"))
             if ready:
-                passed = float(held.ts[ready - 1])
                 yield _take(held, slice(0, ready))
                 held = _take(held, slice(ready, None))
         if held is not None and len(held.ts):
@@ -67,17 +66,18 @@ class TimeOrder:
                 "the recording is damaged there"
             )
 
-    def _in_time(self, block: Block, passed: float) -> Block:
-        """The block without the events for which it is too late."""
-        late = block.ts < passed
+    def _in_time(self, block: Block, latest: float) -> Block:
+        """The block without the events that come too late after ``latest`` or one of their own."""
+        behind = np.maximum.accumulate(np.maximum(block.ts, latest)) - block.ts
+        late = behind > self._reorder_s
         if not late.any():
             return block
         if not self._drop_late:
             at = int(late.argmax())
             raise DataError(
-                f"{self._where}: event {self._seen + at} is {passed - block.ts[at]:.6f} s earlier "
-                f"than what was passed on, {self._reorder_s:g} s are sorted; raise --reorder-ms, "
-                "or leave such events out with --drop-late"
+                f"{self._where}: event {self._seen + at} is {behind[at]:.6f} s earlier than one "
+                f"before it, only {self._reorder_s:g} s are sorted; raise --reorder-ms, or leave "
+                "such events out with --drop-late"
             )
         self.dropped += int(late.sum())
         return _take(block, ~late)
