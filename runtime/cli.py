@@ -19,6 +19,7 @@ COMMANDS = {
     "quant.qat": "fine-tune a network on its integer grid",
     "runtime.evaluate": "drive files over a recording and score their flow",
     "runtime.analyze": "spike rates, dead neurons and membranes by layer and channel",
+    "runtime.trace": "membranes, thresholds and spikes of chosen neurons over time",
     "runtime.parity": "compare two runs of a network bit for bit",
     "bench.latency": "measure time per step, memory and the split by operator",
     "bench.kernels": "time every kernel on every target against the roofs of the core",
