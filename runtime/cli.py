@@ -14,6 +14,7 @@ COMMANDS = {
     "export.float": "write a network as a float32 ONNX file",
     "export.diff": "compare two graphs of a network tensor by tensor",
     "export.passes": "rewrite an ONNX file with chosen graph passes",
+    "export.view": "look at a graph in a browser, or draw it",
     "export.layer": "write single layers with test vectors for other people's kernels",
     "quant.ptq": "quantize trained weights, tune and report layer by layer",
     "quant.qat": "fine-tune a network on its integer grid",
