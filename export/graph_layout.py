@@ -78,7 +78,7 @@ def _rows(boxes: Mapping[str, Box], edges: list[tuple[str, str, str]]) -> dict[s
     rows: dict[str, int] = {}
     for key in boxes:
         rows[key] = 1 + max((rows[start] for start in before[key]), default=-1)
-    for key in reversed(boxes):
+    for key in reversed(list(boxes)):
         if after[key]:
             rows[key] = min(rows[end] for end in after[key]) - 1
     return rows
