@@ -27,7 +27,7 @@ from training.config import ConfigError, TrainingConfig, config_from, load_confi
 from training.interruption import catch_interruption
 from training.keys import keys_table
 from training.numerics import reproducible
-from training.run_folder import STATE, RunFolder, find_run
+from training.run_folder import STATE, RunFolder, TrainingError, find_run
 from training.sources import load_data
 from training.tracking import Tracker, open_tracker
 from training.trainer import Trainer, flat
@@ -111,6 +111,22 @@ def _warnings_as_lines() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _memory_errors_as_lines() -> Iterator[None]:
+    """Within, too little memory becomes a :class:`TrainingError` that says what to make smaller."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has a type of its own for the GPU's memory only.
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not short and "can't allocate memory" not in str(error):
+            raise
+        raise TrainingError(
+            "not enough memory; lower batch_size, data.crop, loss.window_loss or "
+            "model.base_num_channels"
+        ) from None
+
+
 def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
@@ -146,7 +162,13 @@ def main(
             f"{arguments.config or path}: has no section quant, see configs/qat_snn.yml, or --quant"
         )
     torch.set_num_threads(arguments.threads)
-    with _warnings_as_lines(), reproducible(config.deterministic):
+    check_writable(path / STATE)
+    with (
+        _warnings_as_lines(),
+        _memory_errors_as_lines(),
+        reproducible(config.deterministic),
+        RunFolder(path).held(),
+    ):
         summary, status = _train(config, path, resume, arguments.stop_after)
     if status:
         print(
@@ -173,7 +195,6 @@ def _train(
     folder = RunFolder(path)
     if folder.begun and not resume:
         raise ConfigError(f"{path} holds a run; pass --resume or another --out")
-    check_writable(path / STATE)
     trainer = Trainer(config, path, *load_data(config))
     if resume:
         trainer.load_state()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,26 @@ class RunFolder:
     def begun(self) -> bool:
         """Whether there is a state to go on from."""
         return (self.path / STATE).exists()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, no other process can train in the folder; the hold ends with the process.
+
+        Raises:
+            TrainingError: another process trains there, or the folder cannot be made.
+        """
+        with self.writing(STATE):
+            descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(
+                    f"{self.path}: another run is training there; wait, or pass another --out"
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
 
     def run_id(self) -> str | None:
         """The run's id in MLflow, if it was recorded there."""
