@@ -453,7 +453,9 @@ class TrainingConfig(_Section):
     deterministic: bool = Field(
         default=True, description="use deterministic algorithms where there are"
     )
-    batch_size: PositiveInt = Field(default=32, description="slots, each walking its own sequence")
+    batch_size: int = Field(
+        default=32, ge=1, le=4096, description="slots, each walking its own sequence"
+    )
     updates: PositiveInt = Field(default=2000, description="updates of the whole run")
     epochs: PositiveInt | None = Field(
         default=None, description="instead of updates: passes over all training windows"

@@ -19,6 +19,7 @@ def _arguments(folder: Path, *further: str) -> list[str]:
     config = folder / "tiny.yml"
     config.write_text(TINY)
     run = ["--config", str(config), "--out", str(folder / "run"), "--threads", "1"]
+    run += ["--set", f"data.cache={folder / 'scenes'}"]
     return [*run, *further]
 
 
