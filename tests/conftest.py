@@ -5,6 +5,7 @@ Torch is imported inside the fixtures, so that rooms which run without it are te
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ import pytest
 Counts = npt.NDArray[np.uint8]
 
 _CALIBRATION_STEPS = 8
+
+# A shell's background jobs ignore Ctrl-C, and so would every test of it and the commands it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _threshold_layer(layer: Any, xs: list[Any], rate: float) -> list[Any]:
