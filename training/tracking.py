@@ -7,6 +7,7 @@ wrong here is said once and never ends a training: the run's folder holds everyt
 
 from __future__ import annotations
 
+import abc
 import importlib
 import sys
 import time
@@ -95,7 +96,7 @@ class Tracker:
                 sink.finish(status)
 
 
-class _Sink:
+class _Sink(abc.ABC):
     """Carries out calls in their order; those that fail wait and are tried again later."""
 
     title = ""
@@ -105,17 +106,17 @@ class _Sink:
         self._next_try = 0.0
         self._warned = False
 
-    def metrics(self, values: dict[str, float], step: int, seconds: float) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def metrics(self, values: dict[str, float], step: int, seconds: float) -> None: ...
 
-    def image(self, name: str, rgb: Rgb, step: int) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def image(self, name: str, rgb: Rgb, step: int) -> None: ...
 
-    def artifact(self, path: Path, folder: str | None) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def artifact(self, path: Path, folder: str | None) -> None: ...
 
-    def finish(self, status: Status) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def finish(self, status: Status) -> None: ...
 
     def do(self, call: Callable[[], object]) -> None:
         """Carry out the call, and before it what waits, or let it wait if that fails."""

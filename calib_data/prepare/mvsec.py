@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import abc
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -138,7 +139,7 @@ def _holds_flow(path: Path) -> bool:
         return "davis/left/flow_dist" in file
 
 
-class _CachedFlow:
+class _CachedFlow(abc.ABC):
     """Shared by both forms: checks stamps, keeps the maps that the next interval reads again."""
 
     def __init__(self, path: Path, stamps: NDArray[np.float64], count: int) -> None:
@@ -159,8 +160,8 @@ class _CachedFlow:
                 self._cache.popitem(last=False)
         return self._cache[index]
 
-    def _load(self, index: int) -> NDArray[np.floating]:
-        raise NotImplementedError  # each form below has its own
+    @abc.abstractmethod
+    def _load(self, index: int) -> NDArray[np.floating]: ...
 
 
 class Hdf5Flow(_CachedFlow):
