@@ -47,8 +47,8 @@ class Events:
 class EventSource(Protocol):
     """What windows, encodings and runtimes need of a recording, whatever its format.
 
-    ``calib_data.hdf5.EventFile`` and ``calib_data.npz.NpzEvents`` are the two in the project;
-    ``calib_data.npz.open_events`` picks one by suffix.
+    ``calib_data.hdf5.EventFile`` and ``calib_data.npz.NpzEvents`` read files, ``runtime.cut.Cut``
+    is a part of either; ``calib_data.npz.open_events`` picks a reader by suffix.
     """
 
     path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 from typing import Generic, NamedTuple, Self
 
@@ -36,7 +37,7 @@ class ModelConfig(NamedTuple):
             raise ValueError(f"kernel_size must be odd, got {self.kernel_size}")
 
 
-class FlowNetwork(nn.Module, Generic[State]):
+class FlowNetwork(nn.Module, abc.ABC, Generic[State]):
     """Layers in order, then a 1x1 convolution and tanh that give the flow.
 
     Attributes:
@@ -60,6 +61,7 @@ class FlowNetwork(nn.Module, Generic[State]):
             nn.init.uniform_(self.pred.weight, -bound, bound)
             nn.init.zeros_(self.pred.bias)  # type: ignore[arg-type]
 
+    @abc.abstractmethod
     def step(
         self, events: Tensor, states: dict[str, State] | None = None, time_step: int | None = None
     ) -> tuple[Tensor, dict[str, State]]:
@@ -75,7 +77,6 @@ class FlowNetwork(nn.Module, Generic[State]):
             flow float32 [N, 2, H, W] in (-1, 1), x right and y down, in units of flow_scaling
             pixels per window; and the new states.
         """
-        raise NotImplementedError
 
     def forward(
         self, events: Tensor, states: dict[str, State] | None = None, time_step: int | None = None
