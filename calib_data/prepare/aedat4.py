@@ -67,10 +67,10 @@ def _events(path: Path, stream: int) -> Iterator[Block]:
 
 def _block(held: list[NDArray[Any]]) -> Block:
     events = np.concatenate(held)
-    return Block(events["x"], events["y"], events["t"].astype(np.float64) * 1e-6, events["on"])
+    return Block(events["x"], events["y"], events["t"].astype(np.float64) / 1e6, events["on"])
 
 
 def _images(path: Path, stream: int) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     for frame in _packets(path, stream, "frame"):
         if frame["format"] == "L":
-            yield float(frame["t"]) * 1e-6, frame["pixels"]
+            yield float(frame["t"]) / 1e6, frame["pixels"]

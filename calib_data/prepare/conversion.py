@@ -23,7 +23,7 @@ from calib_data.prepare.ordering import REORDER_S, TimeOrder
 from calib_data.prepare.recording import BLOCK, Block, Recording
 from calib_data.statistics import EventStatistics
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Raised when the same source and options would give another file; resumed runs then redo it."""
 
 FRAMES_PER_MAP = {"dt1": 1, "dt4": 4}

@@ -64,7 +64,7 @@ def _events(path: Path, maps: Path | None, resolution: tuple[int, int]) -> Itera
         columns = [dataset(path, file, f"events/{name}") for name in "xytp"]
         for start in range(0, columns[0].shape[0], BLOCK):
             xs, ys, ts, ps = (column[start : start + BLOCK] for column in columns)
-            block = Block(xs, ys, (ts.astype(np.int64) + offset) * 1e-6, ps)
+            block = Block(xs, ys, (ts.astype(np.int64) + offset) / 1e6, ps)
             yield block if table is None else _rectified(block, table)
 
 

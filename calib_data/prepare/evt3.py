@@ -114,4 +114,4 @@ def _events(
     one = single[at]
     xs = np.where(one, values[at] & 0x7FF, (bases[at] & 0x7FF) + offset[at] + bit)
     ps = np.where(one, values[at], bases[at]) & 0x800 != 0
-    return Block(xs, rows[at], times[at].astype(np.float64) * 1e-6, ps)
+    return Block(xs, rows[at], times[at].astype(np.float64) / 1e6, ps)

@@ -1,10 +1,15 @@
 """MVSEC: the official HDF5 files, ROS bags, and ground-truth flow as HDF5 or NumPy archive.
 
+The structure is that of the public converter of the data set (``mvsec_h5py.py``) and of its page on
+the data format.
+
 ``NAME_data.hdf5`` holds ``davis/left/events`` float64 [N, 4] (x, y, seconds, polarity -1 or 1),
 ``image_raw`` uint8 [M, 260, 346] and ``image_raw_ts`` float64 [M] (likewise ``davis/right``).
 ``NAME_gt.hdf5`` holds ``davis/left/flow_dist`` [K, 2, 260, 346] and ``flow_dist_ts`` [K];
 ``NAME_gt_flow_dist.npz`` the same as ``x_flow_dist``, ``y_flow_dist`` [K, 260, 346] and
-``timestamps`` [K].
+``timestamps`` [K]. ``NAME_data.bag`` (or a folder ``NAME_data``, the bag brought to ROS 2) has
+``/davis/left/events`` of ``dvs_msgs/EventArray`` and ``/davis/left/image_raw``; ``NAME_gt.bag`` has
+depth and poses, but no flow.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from calib_data.prepare import rosbag
 from calib_data.prepare.columns import NpzMaps, dataset, opened
 from calib_data.prepare.recording import BLOCK, Block, FlowMaps, Recording
 
-DATA_SUFFIXES = ("_data.hdf5", "_data.bag")
+DATA_SUFFIXES = ("_data.hdf5", "_data.bag", "_data")
 SENSOR = (260, 346)
 _CACHED_MAPS = 16
 
@@ -37,7 +42,9 @@ def find(root: Path, *, camera: str = "left", **_: object) -> list[Recording]:
     flow is written without. HDF5 is preferred to a bag of the same name.
     """
     found: dict[str, Path] = {}
-    paths = [root] if root.is_file() else sorted(root.rglob("*_data.*"))
+    paths = rosbag.bags(root, "*_data.bag", "*_data")
+    if root.is_dir():
+        paths += sorted(root.rglob("*_data.hdf5"))
     for suffix in DATA_SUFFIXES:
         for path in paths:
             if path.name.endswith(suffix):
@@ -46,7 +53,7 @@ def find(root: Path, *, camera: str = "left", **_: object) -> list[Recording]:
 
 
 def _sequence(name: str, path: Path, camera: str) -> Recording:
-    if path.suffix == ".bag":
+    if path.suffix != ".hdf5":
         base = rosbag.dvs_recording(
             name,
             path,
@@ -56,9 +63,14 @@ def _sequence(name: str, path: Path, camera: str) -> Recording:
         )
     else:
         base = _hdf5_sequence(name, path, f"davis/{camera}")
-    flow = _ground_truth(name, path.parent) if camera == "left" else None
+    if camera == "right":
+        note = "ground-truth flow exists for the left camera: written without flow"
+        return replace(base, notes=(note,))
+    flow = _ground_truth(name, path.parent)
     if flow is None:
         note = f"no {name}_gt.hdf5 or {name}_gt_flow_dist.npz beside it: written without flow"
+        if (path.parent / f"{name}_gt.bag").exists():
+            note += f" ({name}_gt.bag holds depth and poses, not flow)"
         return replace(base, notes=(note,))
     file, opener = flow
     return replace(base, files=(*base.files, file), flow=opener)

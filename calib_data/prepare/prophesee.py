@@ -49,7 +49,7 @@ def blocks(path: Path, encoding: str) -> Iterator[Block]:
         reading = wizard(encoding=encoding, fpath=path, chunk_size=BLOCK)
         for events in reading.read_chunk():
             yield Block(
-                events["x"].copy(), events["y"].copy(), events["t"] * 1e-6, events["p"].copy()
+                events["x"].copy(), events["y"].copy(), events["t"] / 1e6, events["p"].copy()
             )
     except (RuntimeError, ValueError, TypeError) as error:
         raise DataError(f"{path}: cannot be decoded as {encoding} ({error})") from error

@@ -10,7 +10,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from calib_data import Events
 from calib_data.motion import CameraMotion, Motion, Similarity, SmoothPath
+from tests.calib_data.recording_files import write_bag
 
 SENSOR = (60, 80)
 START = 1504645177.25
@@ -68,6 +70,8 @@ def write(root: Path, name: str, motion: Motion, *, form: str = "hdf5", seed: in
         file["davis/left/events"] = events
         file["davis/left/image_raw"] = images
         file["davis/left/image_raw_ts"] = frames
+        # The event before each image, as the data set's own converter writes it.
+        file["davis/left/image_raw_event_inds"] = np.searchsorted(events[:, 2], frames) - 1
     count = math.ceil((frames[-1] - START) / MAP_S) + 1
     stamps = START + MAP_S * np.arange(count)
     maps = [forward_flow(motion, MAP_S * k, MAP_S * (k + 1)) for k in range(count)]
@@ -89,3 +93,29 @@ def _write_flow(
             y_flow_dist=maps[:, 1],
             timestamps=stamps,
         )
+
+
+def write_bags(files: Files, name: str, ros2: str | None = None) -> None:
+    """``NAME_data.bag`` with the same events and images, and ``NAME_gt.bag``, beside the HDF5.
+
+    The latter has the topics of the official ones: depth and poses. ros2: see ``write_bag``.
+    """
+    x, y, t, p = files.events.T
+    made = Events(x.astype(np.int16), y.astype(np.int16), t, p.astype(np.int8))
+    suffix = "" if ros2 else ".bag"
+    write_bag(
+        files.root / f"{name}_data{suffix}",
+        {"/davis/left/events": made, "/davis/right/events": made.slice(10, 500)},
+        {"/davis/left/image_raw": (files.frames, files.images)},
+        SENSOR,
+        ros2=ros2,
+    )
+    depth = np.full((3, *SENSOR), 2.5, np.float32)
+    write_bag(
+        files.root / f"{name}_gt{suffix}",
+        {},
+        {f"/davis/left/depth_image_{kind}": (files.frames[:3], depth) for kind in ("raw", "rect")},
+        SENSOR,
+        poses={"/davis/left/odometry": files.frames, "/davis/left/pose": files.frames},
+        ros2=ros2,
+    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,6 +26,26 @@ AREA = (slice(TOP, TOP + CROP[0]), slice(LEFT, LEFT + CROP[1]))
 
 def prepare(root: Path, out: Path, *more: str) -> int:
     return run(main, ["mvsec", str(root), str(out), "--crop", "32", "48", *more])
+
+
+def same_content(first: Path, second: Path) -> None:
+    """Every dataset and attribute is equal but for what names the source files."""
+
+    def content(path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+
+        def take(name: str, node: h5py.Group | h5py.Dataset) -> None:
+            found[name] = [node.attrs.get("timestamp")]
+            if isinstance(node, h5py.Dataset):
+                found[name] += [node.dtype, node[()].tolist()]
+
+        with h5py.File(path) as file:
+            file.visititems(take)
+            found |= {k: np.asarray(v).tolist() for k, v in file.attrs.items()}
+        del found["prepared_from"]
+        return found
+
+    assert content(first) == content(second)
 
 
 @pytest.mark.parametrize("form", ["hdf5", "npz"])
@@ -88,6 +111,36 @@ def test_steady_motion_is_reproduced_to_rounding(tmp_path: Path, dt: str) -> Non
         for number in range(1, len(times)):
             exact = np.array([30, -20]) * (times[number] - times[number - 1])
             assert np.abs(file.read_flow(dt, number) - exact[:, None, None]).max() < 1e-4
+
+
+@pytest.mark.parametrize("ros2", [None, "sqlite3", "mcap"])
+def test_bags_give_what_hdf5_gives(
+    tmp_path: Path, ros2: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = mvsec_files.write(tmp_path / "in", "indoor", mvsec_files.camera(), form="npz")
+    assert prepare(files.root, tmp_path / "hdf5") == 0
+    mvsec_files.write_bags(files, "indoor", ros2)
+    (files.root / "indoor_data.hdf5").unlink()
+    assert prepare(files.root, tmp_path / "bag", "--verify") == 0
+    assert "read back and found equal" in capsys.readouterr().out
+    same_content(tmp_path / "hdf5/indoor.h5", tmp_path / "bag/indoor.h5")
+    (files.root / "indoor_gt_flow_dist.npz").unlink()
+    assert prepare(files.root, tmp_path / "without") == 0
+    told = capsys.readouterr().out
+    assert "written without flow" in told
+    assert ros2 or "indoor_gt.bag holds depth and poses, not flow" in told
+
+
+def test_ros2_bags_without_message_definitions(tmp_path: Path) -> None:
+    files = mvsec_files.write(tmp_path / "in", "indoor", mvsec_files.camera())
+    assert prepare(files.root, tmp_path / "hdf5") == 0
+    mvsec_files.write_bags(files, "indoor", "sqlite3")
+    (files.root / "indoor_data.hdf5").unlink()
+    with contextlib.closing(sqlite3.connect(files.root / "indoor_data/indoor_data.db3")) as base:
+        base.execute("DELETE FROM message_definitions")
+        base.commit()
+    assert prepare(files.root, tmp_path / "bag") == 0
+    same_content(tmp_path / "hdf5/indoor.h5", tmp_path / "bag/indoor.h5")
 
 
 def test_points_that_meet_unknown_pixels_have_no_ground_truth(tmp_path: Path) -> None:
