@@ -189,6 +189,7 @@ class _Writing:
         self.outside = 0
         self.maps = dict.fromkeys(FLOW_GROUPS, 0)
         self.images = 0
+        self.notes = list(recording.notes)
         self.t0 = 0.0
         self.digest = _Digest()
 
@@ -209,6 +210,7 @@ class _Writing:
             self._add(writer, first, 0)
             self._write_events(writer, blocks, len(first.ts))
             self._write_flow(writer)
+            self._write_intervals(writer)
             self._write_images(writer)
             writer.set_attributes(self._hot_attributes())
 
@@ -249,7 +251,7 @@ class _Writing:
             dropped_late=self.order.dropped,
             bytes=self.out.stat().st_size,
             verified=verified,
-            notes=self.recording.notes,
+            notes=tuple(self.notes),
         )
 
     # --- events -------------------------------------------------------------------------------
@@ -295,6 +297,8 @@ class _Writing:
         maps = self.recording.flow()
         try:
             inside = (frames >= maps.stamps[0]) & (frames <= maps.stamps[-1])
+            if inside.sum() < 2:
+                self._tell_outside(maps.stamps[0], maps.stamps[-1], len(maps.stamps))
             for dt, step in FRAMES_PER_MAP.items():
                 stamps = frames[inside][::step]
                 if len(stamps) < 2:
@@ -307,6 +311,38 @@ class _Writing:
                     self._add_map(writer, dt, float(end), self.window.cut(flow))
         finally:
             maps.close()
+
+    def _write_intervals(self, writer: EventFileWriter) -> None:
+        """Maps as they come; where one begins after the end of another, an empty one lies between.
+
+        The first map, without ground truth, begins the first interval.
+        """
+        if self.recording.intervals is None:
+            return
+        maps = self.recording.intervals()
+        inside = [
+            number
+            for number, bounds in enumerate(zip(maps.starts, maps.ends, strict=True))
+            if all(self._in_part(float(stamp)) for stamp in bounds)
+        ]
+        last: float | None = None
+        label = f"{self.recording.name}: flow"
+        for number in progress(inside, label, len(inside), quiet=self.quiet):
+            start, end = float(maps.starts[number]), float(maps.ends[number])
+            if start != last:
+                self._add_map(writer, "dt1", start, np.zeros((2, *self.window.size)))
+            self._add_map(writer, "dt1", end, self.window.cut(maps.read(number)))
+            last = end
+        self._tell_outside(maps.starts[0], maps.ends[-1], len(maps.starts) - len(inside))
+
+    def _tell_outside(self, start: float, end: float, count: int) -> None:
+        """Note maps that had no events to go with."""
+        if count:
+            last = self.t0 + self.statistics.last
+            self.notes.append(
+                f"{count} flow maps left out: they cover {start:.6f} s to {end:.6f} s, the events "
+                f"{self.t0:.6f} s to {last:.6f} s"
+            )
 
     def _add_map(
         self, writer: EventFileWriter, dt: str, stamp: float, flow: NDArray[np.floating[Any]]
@@ -350,6 +386,7 @@ class _Writing:
             "original_resolution": np.array(self.recording.resolution, np.int64),
             "crop_method": "center" if self.options.crop else "none",
             "flow_anchor": "start",
+            **self.recording.attributes,
         }
 
     def _hot_attributes(self) -> dict[str, Any]:

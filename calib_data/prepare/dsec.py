@@ -1,18 +1,35 @@
-"""DSEC: ``events.h5`` with ``events/{x, y, p, t}`` (t in microseconds), ``t_offset`` and
-``ms_to_idx``; beside it ``rectify_map.h5`` with the undistorted place of every pixel."""
+"""DSEC: events, and ground-truth flow of the rectified view.
+
+``SEQUENCE/events/left/events.h5`` holds ``events/{x, y, p, t}`` (t in microseconds), ``t_offset``
+(microseconds to add to t) and ``ms_to_idx`` (not needed here); beside it ``rectify_map.h5`` holds
+``rectify_map`` float32 [480, 640, 2], the undistorted (x, y) of every pixel. Flow lies in
+``SEQUENCE/flow/forward/*.png``, and in ``flow/forward_timestamps.txt``, a line per picture,
+the beginning and the end of its interval in microseconds, about 100 ms apart. A picture has 16 bits
+and three channels: flow in x and y as 128 * pixels + 2**15, and whether it is valid.
+
+Source: the data set's page on its data format, and its public loaders.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib_data.errors import DataError
 from calib_data.prepare.columns import dataset, opened
-from calib_data.prepare.recording import BLOCK, Block, Recording
+from calib_data.prepare.recording import BLOCK, Block, Recording, reader
 
 SENSOR = (480, 640)
+
+KNOWN_ZERO = 2.0**-20
+"""Written as x of a valid pixel without any motion, for 0 in both means "not known", pixels."""
+
+_ZERO, _PER_PIXEL = 2**15, 128
+_EVENT_FOLDERS = {"train_events": "train_optical_flow", "test_events": "test_optical_flow"}
 
 
 def find(
@@ -26,9 +43,11 @@ def find(
     """A file, or every SEQUENCE/events/left/events.h5 below ``root`` (right: ``camera``).
 
     rectify: move events to the nearest pixel of the undistorted image and drop those outside it.
+    Flow, which exists for the left camera and belongs to that image, is written with it only.
     """
     paths = [root] if root.is_file() else sorted(root.rglob(f"{camera}/events.h5"))
-    return [_recording(path, resolution or SENSOR, rectify) for path in paths]
+    found = [_recording(path, resolution or SENSOR, rectify) for path in paths]
+    return [_with_flow(recording, rectify) for recording in found]
 
 
 def _recording(path: Path, resolution: tuple[int, int], rectify: bool) -> Recording:
@@ -49,16 +68,93 @@ def _recording(path: Path, resolution: tuple[int, int], rectify: bool) -> Record
         resolution,
         lambda: _events(path, maps if rectify else None, resolution),
         total=lengths["t"],
+        attributes={"rectified": rectify},
     )
+
+
+def _with_flow(recording: Recording, rectify: bool) -> Recording:
+    """The recording with its ground truth, or with a note why it has none."""
+    path = recording.files[0]
+    stated = "events are rectified" if rectify else "events are not rectified"
+    folder = _flow_folder(path)
+    if folder is None:
+        why = f"no flow/forward_timestamps.txt for {path}: written without flow"
+        return replace(recording, notes=(f"{stated}; {why}",))
+    if not rectify:
+        why = "flow belongs to the rectified view: written without it; pass --rectify"
+        return replace(recording, notes=(f"{stated}; {why}",))
+    stamps, pictures = folder / "forward_timestamps.txt", sorted((folder / "forward").glob("*.png"))
+    return replace(
+        recording,
+        files=(*recording.files, stamps, *pictures),
+        intervals=lambda: PngFlow(stamps, pictures, recording.resolution),
+        notes=(stated,),
+    )
+
+
+def _flow_folder(events: Path) -> Path | None:
+    """The folder of a sequence's flow: beside its events, or where the archives unpack to."""
+    parts = events.resolve().parts
+    if parts[-3:-1] != ("events", "left"):
+        return None
+    sequence = Path(*parts[:-3])
+    folders = [sequence / "flow"]
+    if (other := _EVENT_FOLDERS.get(sequence.parent.name)) is not None:
+        folders.append(sequence.parent.parent / other / sequence.name / "flow")
+    return next((f for f in folders if (f / "forward_timestamps.txt").is_file()), None)
+
+
+class PngFlow:
+    """Flow of a sequence: a ``FlowIntervals``.
+
+    stamps: the text file of intervals. pictures: one PNG per line. resolution: (H, W). Raises
+    DataError for anything that does not fit together.
+    """
+
+    def __init__(self, stamps: Path, pictures: list[Path], resolution: tuple[int, int]) -> None:
+        self._reader = reader("cv2", "reading 16-bit PNG files")
+        try:
+            micros = np.loadtxt(stamps, np.int64, delimiter=",", ndmin=2)
+        except ValueError as error:
+            raise DataError(f"{stamps}: expected lines of 'from, to' ({error})") from error
+        if micros.shape[1:] != (2,) or len(micros) != len(pictures):
+            raise DataError(
+                f"{stamps}: {len(micros)} lines of {micros.shape[-1]} numbers for {len(pictures)} "
+                "pictures in forward/; expected two numbers per picture"
+            )
+        self.starts, self.ends = micros[:, 0] / 1e6, micros[:, 1] / 1e6
+        bounds = micros.ravel()
+        if (bounds[1:] < bounds[:-1]).any() or (self.ends <= self.starts).any():
+            raise DataError(f"{stamps}: intervals overlap or run backwards; the file is damaged")
+        self._pictures, self._resolution = pictures, resolution
+
+    def read(self, index: int) -> NDArray[np.float32]:
+        """Map ``index``: float32 [2, H, W], pixels; 0 in both where it is not valid."""
+        path = self._pictures[index]
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        found = self._reader.imdecode(data, self._reader.IMREAD_UNCHANGED) if len(data) else None
+        if found is None:
+            raise DataError(f"{path}: no readable PNG file, it may be cut off")
+        if found.dtype != np.uint16 or found.shape != (*self._resolution, 3):
+            raise DataError(
+                f"{path}: {found.dtype} {found.shape}, expected uint16 {(*self._resolution, 3)}"
+            )
+        # The library gives the channels in the order blue, green, red.
+        valid, y, x = np.moveaxis(found, -1, 0)
+        flow = (np.stack([x, y]).astype(np.float32) - _ZERO) / np.float32(_PER_PIXEL)
+        flow[0, ~flow.any(axis=0)] = KNOWN_ZERO
+        flow[:, valid == 0] = 0
+        return flow
 
 
 def _events(path: Path, maps: Path | None, resolution: tuple[int, int]) -> Iterator[Block]:
     table = None
     if maps is not None:
         with opened(maps) as file:
-            table = np.rint(dataset(maps, file, "rectify_map")[()]).astype(np.int64)
-        if table.shape != (*resolution, 2):
-            raise DataError(f"{maps}: rectify_map is {table.shape}, expected {(*resolution, 2)}")
+            places = np.asarray(dataset(maps, file, "rectify_map")[()], np.float64)
+        if places.shape != (*resolution, 2):
+            raise DataError(f"{maps}: rectify_map is {places.shape}, expected {(*resolution, 2)}")
+        table = np.rint(np.where(np.isfinite(places), places, -1)).astype(np.int64)
     with opened(path) as file:
         offset = int(file["t_offset"][()]) if "t_offset" in file else 0
         columns = [dataset(path, file, f"events/{name}") for name in "xytp"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +46,21 @@ class FlowMaps(Protocol):
     def close(self) -> None: ...
 
 
+class FlowIntervals(Protocol):
+    """Ground-truth maps of a source that come with their own intervals.
+
+    starts, ends: float64 [M], seconds on the clock of the events; no interval begins before the one
+    before it has ended. Map m holds where each pixel at starts[m] has gone until ends[m], pixels.
+    """
+
+    starts: NDArray[np.float64]
+    ends: NDArray[np.float64]
+
+    def read(self, index: int) -> NDArray[np.float32]:
+        """Map ``index``: as of ``FlowMaps``."""
+        ...
+
+
 def _no_images() -> Iterator[tuple[float, NDArray[np.uint8]]]:
     return iter(())
 
@@ -57,7 +72,8 @@ class Recording:
     name: of the sequence; the output is NAME.h5. files: what it is read from. resolution: (H, W).
     events: gives the blocks. total: events in all, where it is known beforehand. images: gives
     (seconds, uint8 [H, W]) in time order. image_times: float64 [M], where they are known without
-    reading images. flow: opens the ground truth.
+    reading images. flow: opens the ground truth that is brought to the images; intervals: that
+    which is taken as it is. notes: told in the summary. attributes: written into the file.
     """
 
     name: str
@@ -68,7 +84,9 @@ class Recording:
     images: Callable[[], Iterator[tuple[float, NDArray[np.uint8]]]] = _no_images
     image_times: Callable[[], NDArray[np.float64]] | None = None
     flow: Callable[[], FlowMaps] | None = None
-    notes: tuple[str, ...] = field(default=())
+    intervals: Callable[[], FlowIntervals] | None = None
+    notes: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class MissingReader(ImportError):
