@@ -1,6 +1,7 @@
 """Text recordings of the RPG and UZH-FPV data sets: ``events.txt`` in a folder or a .zip file.
 
-A line is ``seconds x y polarity``; lines that start with # are comments.
+A line is ``seconds x y polarity``; lines that start with # are comments. What lies beside it,
+``groundtruth.txt`` (poses of the camera) and ``imu.txt``, is not flow and is left.
 """
 
 from __future__ import annotations
@@ -38,7 +39,20 @@ def _recording(path: Path, given: tuple[int, int] | None) -> Recording:
         raise DataError(f"{path}: no events.txt in the archive")
     name = path.resolve().parent.name if path.name == "events.txt" else path.stem
     size = demand_resolution(path, _image_size(path), given)
-    return Recording(name, (path,), size, lambda: _events(path))
+    return Recording(name, (path,), size, lambda: _events(path), notes=_notes(path))
+
+
+def _notes(path: Path) -> tuple[str, ...]:
+    """That poses beside the events, where there are any, are no flow."""
+    member = _member(path) if path.suffix == ".zip" else None
+    if member is not None:
+        with zipfile.ZipFile(path) as archive:
+            there = f"{member.removesuffix('events.txt')}groundtruth.txt" in archive.namelist()
+    else:
+        there = path.with_name("groundtruth.txt").is_file()
+    if not there:
+        return ()
+    return ("groundtruth.txt holds poses of the camera, not flow: written without flow",)
 
 
 def _member(path: Path) -> str | None:

@@ -110,16 +110,24 @@ def test_compressed_aedat4_with_images(tmp_path: Path, made: Events, compression
             assert np.array_equal(file.read_image(number), image)
 
 
-def test_text_in_a_folder_and_in_a_zip(tmp_path: Path, made: Events) -> None:
+def test_text_in_a_folder_and_in_a_zip(
+    tmp_path: Path, made: Events, capsys: pytest.CaptureFixture[str]
+) -> None:
     png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", SIZE[1], SIZE[0])
     folder = tmp_path / "in/shapes"
     (folder / "images").mkdir(parents=True)
     (folder / "events.txt").write_text(lines(made))
     (folder / "images/frame_0.png").write_bytes(png)
     with zipfile.ZipFile(tmp_path / "in/indoor.zip", "w") as archive:
+        # As in UZH-FPV's archives.
         archive.writestr("events.txt", lines(made))
+        archive.writestr("groundtruth.txt", "# timestamp tx ty tz qx qy qz qw\n2.0 0 0 1 0 0 0 1\n")
+        archive.writestr("imu.txt", "# timestamp wx wy wz ax ay az\n2.0 0 0 0 0 0 9.8\n")
+        archive.writestr("images.txt", "# id timestamp image_name\n0 2.0 img/image_0_0.png\n")
         archive.writestr("img/image_0_0.png", png)
     assert prepare("text", tmp_path / "in", tmp_path / "out") == 0
+    note = "groundtruth.txt holds poses of the camera, not flow: written without flow"
+    assert capsys.readouterr().out.count(note) == 1
     check(tmp_path / "out/shapes.h5", made)
     check(tmp_path / "out/indoor.h5", made)
 
