@@ -15,6 +15,7 @@ COMMANDS = {
     "export.diff": "compare two graphs of a network tensor by tensor",
     "export.passes": "rewrite an ONNX file with chosen graph passes",
     "export.view": "look at a graph in a browser, or draw it",
+    "export.bundle": "write an integer network as plain C for microcontrollers",
     "export.layer": "write single layers with test vectors for other people's kernels",
     "quant.ptq": "quantize trained weights, tune and report layer by layer",
     "quant.qat": "fine-tune a network on its integer grid",
