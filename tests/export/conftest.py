@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from export.graphs.quantize_dequantize import qdq_model
 from models import SpikingFireNet, save_checkpoint
 from quant import LayerCalibration, QuantOptions, calibrate, quantize
 from quant.spec import NetworkSpec
+
+# Makes the helper modules of this folder importable, whatever the import mode of pytest.
+sys.path.insert(0, str(Path(__file__).parent))
 
 RESOLUTION = (18, 26)
 
@@ -79,3 +83,21 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small recording with exact flow: 12 windows of 32 x 48 pixels."""
     path = tmp_path_factory.mktemp("scene") / "scene.h5"
     return write_scene(SceneConfig.random(3, (32, 48), 0.4), path)
+
+
+@pytest.fixture(scope="session")
+def bundles(make_sources: Callable[..., Sources], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """bundles(case) -> the bundle of a case of ``bundle_tools.CASES``; each is made once."""
+    from bundle_tools import CASES, SIZE, Written, write
+
+    made: dict[str, Written] = {}
+
+    def make(case: str) -> Written:
+        if case not in made:
+            name, options, config, fixed = CASES[case]
+            spec = make_sources(name, options, **config).spec
+            model = integer_model(spec, Dims(SIZE, free=False))
+            made[case] = write(model, tmp_path_factory.mktemp("bundle"), fixed=fixed)
+        return made[case]
+
+    return make
