@@ -39,7 +39,7 @@ help:
 	@echo 'make lint          ruff, clang-format, mypy, import rules'
 	@echo 'make test-python   pytest without the long tests; PYTEST_ARGS="tests/runtime -x"'
 	@echo 'make test-cpp      C++ tests, every warning an error'
-	@echo 'make test-emulated C++ tests on older x86 and on Arm processors, in QEMU'
+	@echo 'make test-emulated kernels on older x86 and on Arm, bundles on five processors, in QEMU'
 	@echo 'make test-install  the wheel in an empty environment, and the oldest ONNX Runtime'
 	@echo 'make sanitize      C++ tests under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make format        format Python and C++'
@@ -63,7 +63,7 @@ lint: $(VENV)/.test
 	$(VENV)/bin/lint-imports --no-logo
 
 test-python: $(VENV)/.test
-	$(PY) -m pytest -m 'not long' $(PYTEST_ARGS)
+	$(PY) -m pytest -m 'not long and not emulated' $(PYTEST_ARGS)
 
 test-install: $(VENV)/.test
 	$(PY) -m pytest -m long tests/packaging tests/lif_op/test_oldest_runtime.py
@@ -88,6 +88,7 @@ test-emulated: build-cpp
 	$(CMAKE) --build build/aarch64
 	$(CTEST) --test-dir build/aarch64 -R isolation
 	sh lif_op/kernels/emulated_test.sh build/developer/lif_op build/aarch64/lif_op
+	$(PY) -m pytest -q -m emulated tests/export/test_bundle_emulated.py
 
 sanitize: $(VENV)/.test
 	$(CMAKE) -S . -B build/sanitize $(DEVELOPER) -DSPIKEDEPLOY_SANITIZE=address,undefined

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,26 @@ PROCESSORS = {
 }
 
 
+@cache
+def missing(processor: Processor) -> str | None:
+    """The tool that is missing, or cannot be used."""
+    compiler, emulator = processor.compiler[0], processor.emulator[0]
+    for tool in (compiler, emulator):
+        if shutil.which(tool) is None:
+            return tool
+    probe = b"#include <math.h>\n#include <string.h>\n"
+    try:
+        run([*processor.compiler, "-E", "-x", "c", "-"], probe)
+    except AssertionError:
+        return f"the C library of {compiler}"
+    return None
+
+
 @pytest.fixture(params=PROCESSORS)
 def processor(request: pytest.FixtureRequest) -> Processor:
     found = PROCESSORS[request.param]
-    for tool in (found.compiler[0], found.emulator[0]):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{request.param}: {tool} is missing")
+    if missing(found) is not None:
+        pytest.skip(f"{request.param}: {missing(found)} is missing")
     return found
 
 
