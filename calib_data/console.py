@@ -35,7 +35,7 @@ def run(
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except MemoryError as error:
-        print(f"error: out of memory ({_one_line(error)})", file=sys.stderr)
+        print(f"error: out of memory ({one_line(error)})", file=sys.stderr)
         return EXIT_USER_ERROR
     except BrokenPipeError:
         # The reader has gone; without this the interpreter complains while it flushes at exit.
@@ -44,7 +44,7 @@ def run(
     except Exception as error:
         if not (isinstance(error, OSError) or getattr(type(error), "user_error", False)):
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 
@@ -95,12 +95,12 @@ def stop(error: Exception) -> NoReturn:
     meanwhile; no ``run`` is there yet to catch anything.
     """
     if sys.argv[0] == "-m":
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     raise error
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The error's message on one line; OSErrors read ``file: reason``."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"

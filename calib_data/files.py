@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from calib_data.errors import DataError
 
 
 @contextlib.contextmanager
@@ -33,6 +37,51 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def held(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within, no other process that asks can hold ``path``; the hold ends with the process.
+
+    What a process left that was killed while it wrote ``path`` by :func:`atomic_path` is deleted
+    first. The folder is created if it is missing.
+
+    Raises:
+        DataError: another process holds it.
+        OSError: nothing can be written in the folder.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.with_name(f".{target.name}.lock")
+    descriptor = _locked(lock)
+    if descriptor is None:
+        raise DataError(f"{target}: another process is writing it; wait for that")
+    try:
+        mark = re.compile(re.escape(f".{target.stem}.") + "[a-z0-9_]{8}" + re.escape(target.suffix))
+        for entry in target.parent.iterdir():
+            if mark.fullmatch(entry.name):
+                entry.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(lock: Path) -> int | None:
+    """A descriptor of the file ``lock`` that this process alone has locked; None if it cannot."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its holder may have deleted the file in between, and another may have made a new one.
+            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -340,7 +341,8 @@ class EventFileWriter:
         self._stack = contextlib.ExitStack()
         temporary = self._stack.enter_context(atomic_path(self.path))
         with self._dropped_on_error():
-            self._file = self._stack.enter_context(h5py.File(temporary, "w"))
+            self._sink = self._stack.enter_context(_Sink(temporary, self.path))
+            self._file = self._stack.enter_context(h5py.File(self._sink, "w"))
             self._file.attrs["t0"] = float(t0)
             self._file.attrs["sensor_resolution"] = np.array(resolution, np.int64)
             for name, value in (attributes or {}).items():
@@ -410,6 +412,7 @@ class EventFileWriter:
         for name, column in self._columns.items():
             column.resize((start + len(events),))
             column[start:] = values[name]
+            self._sink.check()
 
     def add_flow(self, dt: str, seconds: float, flow: NDArray[np.floating[Any]]) -> None:
         """Add the flow map [2, H, W] of the interval that ends at ``seconds`` since t0."""
@@ -447,6 +450,8 @@ class EventFileWriter:
             self._file.attrs["num_pos"] = self._positive
             self._file.attrs["num_neg"] = self.num_events - self._positive
             self._file.attrs["num_imgs"] = self._counts.get("images", 0)
+            self._file.close()
+            self._sink.check()
         self._stack.close()
 
     def _add(self, group: str, prefix: str, seconds: float, values: NDArray[Any]) -> None:
@@ -457,8 +462,67 @@ class EventFileWriter:
             f"{group}/{prefix}{number:09d}", data=values, **self._compression
         )
         data.attrs["timestamp"] = seconds + self.t0
+        self._sink.check()
         self._counts[group] = number + 1
         self._last_stamp[group] = seconds
+
+
+class _Sink(io.RawIOBase):
+    """A file for the HDF5 library to write to, which it can close even when the disk is full.
+
+    The library, told that a write failed, keeps the file open for ever and ends the process with a
+    crash. So a failure is kept for ``check`` to raise, and what is written after it is dropped.
+    """
+
+    def __init__(self, temporary: Path, target: Path) -> None:
+        super().__init__()
+        self._target = target
+        self._raw = open(temporary, "w+b", buffering=0)  # noqa: SIM115
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the OSError of the first write that failed, naming the file."""
+        if self._error is not None:
+            raise OSError(self._error.errno, self._error.strerror, str(self._target))
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._raw.readinto(buffer) or 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self._error is None and done < len(view):
+                done += self._raw.write(view[done:])
+        except OSError as error:
+            self._error = error
+        return len(view)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._raw.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def _open(path: Path) -> h5py.File:

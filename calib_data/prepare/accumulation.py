@@ -78,9 +78,15 @@ def _carry(maps: FlowMaps, parts: list[tuple[int, float]]) -> NDArray[np.float32
 def _nearest(flow: NDArray[np.float32], moved: NDArray[np.float64]) -> NDArray[np.float32]:
     """A map's values at the pixels nearest to pixels that have moved; 0 outside the image."""
     height, width = flow.shape[1:]
-    columns = np.rint(np.arange(width)[None, :] + moved[0]).astype(np.int64)
-    rows = np.rint(np.arange(height)[:, None] + moved[1]).astype(np.int64)
+    columns = _pixel(np.arange(width)[None, :] + moved[0], width)
+    rows = _pixel(np.arange(height)[:, None] + moved[1], height)
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     step = flow[:, rows.clip(0, height - 1), columns.clip(0, width - 1)]
     step[:, ~inside] = 0
     return step
+
+
+def _pixel(place: NDArray[np.float64], size: int) -> NDArray[np.int64]:
+    """The nearest pixel; whatever lies outside becomes -1 or ``size``."""
+    nearest: NDArray[np.int64] = np.rint(place).clip(-1, size).astype(np.int64)
+    return nearest

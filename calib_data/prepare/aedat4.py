@@ -11,13 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_data.errors import DataError
-from calib_data.prepare.recording import BLOCK, Block, Recording, demand_resolution, reader
+from calib_data.prepare.recording import (
+    BLOCK,
+    Block,
+    Found,
+    Recording,
+    demand_resolution,
+    each,
+    reader,
+)
 
 
-def find(root: Path, *, resolution: tuple[int, int] | None = None, **_: object) -> list[Recording]:
+def find(root: Path, *, resolution: tuple[int, int] | None = None, **_: object) -> list[Found]:
     """Every .aedat4 file at or below ``root``, in the order of their names."""
     paths = [root] if root.is_file() else sorted(root.rglob("*.aedat4"))
-    return [_recording(path, resolution) for path in paths]
+    return each(paths, lambda path: _recording(path, resolution))
 
 
 def _recording(path: Path, given: tuple[int, int] | None) -> Recording:

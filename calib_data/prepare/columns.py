@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -66,13 +67,23 @@ class NpzMaps:
                 self._stream.read(size)
                 self._next += 1
             data = self._stream.read(size)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
             raise DataError(f"{self._path}: {self._name} cannot be read ({error})") from error
         self._next += 1
         if len(data) != size:
             raise DataError(f"{self._path}: {self._name} ends before map {index}")
         values: NDArray[Any] = np.frombuffer(data, self.dtype).reshape(self.shape)
         return values
+
+    def check(self) -> None:
+        """Read to the end, where the archive's checksum is compared; DataError if it is wrong."""
+        assert self._stream is not None
+        try:
+            while self._stream.read(1 << 22):
+                pass
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+            raise DataError(f"{self._path}: {self._name} is damaged ({error})") from error
+        self._next = self.count
 
     def close(self) -> None:
         """Close the archive."""

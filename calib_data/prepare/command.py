@@ -8,15 +8,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from calib_data.console import one_line
 from calib_data.errors import DataError
-from calib_data.files import check_writable
+from calib_data.files import check_writable, held
 from calib_data.hdf5 import COMPRESSIONS
 from calib_data.prepare import aedat4, dsec, mvsec, prophesee, rosbag, text
 from calib_data.prepare.conversion import Options, Summary, convert, is_done
 from calib_data.prepare.ordering import REORDER_S
-from calib_data.prepare.recording import Recording
+from calib_data.prepare.recording import Found, Recording, Unreadable
 
-Finder = Callable[..., list[Recording]]
+Finder = Callable[..., list[Found]]
 
 FORMATS: dict[str, tuple[Finder, str]] = {
     "mvsec": (
@@ -43,13 +44,13 @@ def main(argv: list[str] | None = None) -> int:
     recordings = _find(arguments)
     check_writable(arguments.out / "x.h5")
     results = _Results(arguments)
-    for recording in recordings:
-        results.add(recording, options)
+    for found in recordings:
+        results.add(found, options)
     return results.report()
 
 
-def _find(arguments: argparse.Namespace) -> list[Recording]:
-    """The sequences asked for; DataError when there is none or one is not there."""
+def _find(arguments: argparse.Namespace) -> list[Found]:
+    """The sequences asked for; DataError when none can be opened or one is not there."""
     source: Path = arguments.source
     if not source.exists():
         raise FileNotFoundError(2, "no such file or folder", str(source))
@@ -63,6 +64,8 @@ def _find(arguments: argparse.Namespace) -> list[Recording]:
     )
     if not found:
         raise DataError(f"{source}: no recording of this kind ({FORMATS[arguments.format][1]})")
+    if not any(isinstance(recording, Recording) for recording in found):
+        raise next(recording.error for recording in found if isinstance(recording, Unreadable))
     names = [recording.name for recording in found]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -87,19 +90,24 @@ class _Results:
         self._skipped: list[str] = []
         self._failed: dict[str, str] = {}
 
-    def add(self, recording: Recording, options: Options) -> None:
+    def add(self, recording: Found, options: Options) -> None:
         """Convert one; a failure is told at once and does not stop the others."""
         path = self._out / f"{recording.name}.h5"
         try:
-            if self._resume and is_done(recording, options, path):
-                self._skipped.append(recording.name)
-                self._tell(f"{path}: finished before, left as it is")
-                return
-            summary = convert(recording, path, options, verify=self._verify, quiet=self._json)
+            if isinstance(recording, Unreadable):
+                raise recording.error
+            with held(path):
+                self._convert(recording, path, options)
         except (DataError, OSError) as error:
-            self._failed[recording.name] = " ".join(str(error).split())
+            self._failed[recording.name] = one_line(error)
             print(f"error: {recording.name}: {self._failed[recording.name]}", file=sys.stderr)
+
+    def _convert(self, recording: Recording, path: Path, options: Options) -> None:
+        if self._resume and is_done(recording, options, path):
+            self._skipped.append(recording.name)
+            self._tell(f"{path}: finished before, left as it is")
             return
+        summary = convert(recording, path, options, verify=self._verify, quiet=self._json)
         self._written.append(summary)
         self._tell(describe(summary))
 
@@ -163,7 +171,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         crop = None
     if not arguments.reorder_ms >= 0:
         raise DataError(f"--reorder-ms must not be negative, got {arguments.reorder_ms}")
-    if not arguments.start >= 0 or (arguments.stop or float("inf")) <= arguments.start:
+    stop = float("inf") if arguments.stop is None else arguments.stop
+    if not 0 <= arguments.start < stop:
         raise DataError("--start must be 0 or later, and --stop later than --start")
     return Options(
         crop=crop,

@@ -89,7 +89,7 @@ class _Window:
                 f"{where}: crop of {self.width} x {self.height} pixels does not fit the sensor of "
                 f"{sensor[1]} x {sensor[0]} (W x H); choose a smaller one, or --full"
             )
-        self.sensor = sensor
+        self.where, self.sensor = where, sensor
         self.top = (sensor[0] - self.height) // 2
         self.left = (sensor[1] - self.width) // 2
 
@@ -99,7 +99,7 @@ class _Window:
 
     def events(self, where: str, block: Block, first: int, t0: float) -> Events:
         """The block's events inside, in the window's coordinates, seconds since t0."""
-        self._check_on_sensor(where, block, first)
+        self._check(where, block, first)
         xs, ys = block.xs.astype(np.int64) - self.left, block.ys.astype(np.int64) - self.top
         inside = (xs >= 0) & (xs < self.width) & (ys >= 0) & (ys < self.height)
         return Events(
@@ -113,11 +113,19 @@ class _Window:
         """The window of an array [..., H, W] of the whole sensor."""
         if array.shape[-2:] != self.sensor:
             raise DataError(
-                f"a map or image of {array.shape[-2:]} (H, W), the sensor has {self.sensor}"
+                f"{self.where}: a map or image of {array.shape[-2:]} (H, W), the sensor has "
+                f"{self.sensor}"
             )
         return array[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
-    def _check_on_sensor(self, where: str, block: Block, first: int) -> None:
+    def _check(self, where: str, block: Block, first: int) -> None:
+        known = np.isin(block.ps, (-1, 0, 1))
+        if not known.all():
+            at = int((~known).argmax())
+            raise DataError(
+                f"{where}: about event {first + at} has polarity {block.ps[at]}, expected 0 or 1 "
+                "(or -1 or 1); the file is damaged"
+            )
         for name, values, limit in (
             ("x", block.xs, self.sensor[1]),
             ("y", block.ys, self.sensor[0]),
@@ -198,7 +206,8 @@ class _Writing:
         blocks = self.order.sort(self._source())
         first = next(blocks, None)
         if first is None:
-            raise DataError(f"{self.where}: no events between --start and --stop")
+            part = self.options.start > 0 or self.options.stop is not None
+            raise DataError(f"{self.where}: no events{' between --start and --stop' * part}")
         self.t0 = float(first.ts[0])
         with EventFileWriter(
             self.out,
@@ -209,6 +218,8 @@ class _Writing:
         ) as writer:
             self._add(writer, first, 0)
             self._write_events(writer, blocks, len(first.ts))
+            if not self.statistics.num_events:
+                raise DataError(f"{self.where}: no events inside the crop")
             self._write_flow(writer)
             self._write_intervals(writer)
             self._write_images(writer)
@@ -270,9 +281,10 @@ class _Writing:
             seconds = block.ts - origin
             if self.options.stop is not None and seconds.min() >= self.options.stop:
                 return
-            keep = seconds >= self.options.start
+            # What is not a number is kept, to be found; so is what comes late and lies before 0.
+            keep = ~(seconds < self.options.start) | (self.options.start == 0)
             if self.options.stop is not None:
-                keep &= seconds < self.options.stop
+                keep &= ~(seconds >= self.options.stop)
             yield block if keep.all() else Block(*(column[keep] for column in block))
 
     def _write_events(self, writer: EventFileWriter, blocks: Iterator[Block], first: int) -> None:
@@ -309,6 +321,7 @@ class _Writing:
                 for start, end in progress(pairs, label, len(pairs), quiet=self.quiet):
                     flow = flow_between(maps, float(start), float(end))
                     self._add_map(writer, dt, float(end), self.window.cut(flow))
+            maps.check()
         finally:
             maps.close()
 
@@ -356,9 +369,10 @@ class _Writing:
     def _write_images(self, writer: EventFileWriter) -> None:
         if not self.options.images:
             return
-        last = -np.inf
+        last, unordered = -np.inf, 0
         for stamp, image in self.recording.images():
-            if stamp <= last or not self._in_part(stamp):
+            unordered += not stamp > last
+            if not stamp > last or not self._in_part(stamp):
                 continue
             last = stamp
             cut = np.ascontiguousarray(self.window.cut(image))
@@ -366,6 +380,8 @@ class _Writing:
             writer.add_image(seconds, cut)
             self.digest.array(seconds + self.t0 - self.t0, cut)
             self.images += 1
+        if unordered:
+            self.notes.append(f"{unordered} images left out: their stamps do not increase")
 
     def _frame_times(self) -> NDArray[np.float64]:
         """Stamps of the frames inside the part that is written, increasing."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from calib_data.errors import DataError
 from calib_data.prepare.columns import dataset, opened
-from calib_data.prepare.recording import BLOCK, Block, Recording, reader
+from calib_data.prepare.recording import BLOCK, Block, Found, Recording, each, reader
 
 SENSOR = (480, 640)
 
@@ -39,15 +39,24 @@ def find(
     camera: str = "left",
     rectify: bool = False,
     **_: object,
-) -> list[Recording]:
+) -> list[Found]:
     """A file, or every SEQUENCE/events/left/events.h5 below ``root`` (right: ``camera``).
 
     rectify: move events to the nearest pixel of the undistorted image and drop those outside it.
     Flow, which exists for the left camera and belongs to that image, is written with it only.
     """
     paths = [root] if root.is_file() else sorted(root.rglob(f"{camera}/events.h5"))
-    found = [_recording(path, resolution or SENSOR, rectify) for path in paths]
-    return [_with_flow(recording, rectify) for recording in found]
+    return each(
+        paths,
+        lambda path: _with_flow(_recording(path, resolution or SENSOR, rectify), rectify),
+        _name,
+    )
+
+
+def _name(path: Path) -> str:
+    """SEQUENCE of SEQUENCE/events/left/events.h5; else the file's name."""
+    parts = path.resolve().parts
+    return parts[-4] if path.stem == "events" and len(parts) > 4 else path.stem
 
 
 def _recording(path: Path, resolution: tuple[int, int], rectify: bool) -> Recording:
@@ -55,15 +64,12 @@ def _recording(path: Path, resolution: tuple[int, int], rectify: bool) -> Record
         lengths = {name: len(dataset(path, file, f"events/{name}")) for name in "xypt"}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{path}: event columns differ in length ({lengths})")
-    name = path.stem
-    if name == "events" and len(path.resolve().parts) > 4:
-        name = path.resolve().parents[2].name
     maps = path.with_name("rectify_map.h5")
     files = (path, maps) if rectify else (path,)
     if rectify and not maps.is_file():
         raise FileNotFoundError(2, "no such file, which --rectify needs", str(maps))
     return Recording(
-        name,
+        _name(path),
         files,
         resolution,
         lambda: _events(path, maps if rectify else None, resolution),

@@ -28,14 +28,15 @@ from numpy.typing import NDArray
 from calib_data.errors import DataError
 from calib_data.prepare import rosbag
 from calib_data.prepare.columns import NpzMaps, dataset, opened
-from calib_data.prepare.recording import BLOCK, Block, FlowMaps, Recording
+from calib_data.prepare.recording import BLOCK, Block, FlowMaps, Found, Recording, each
 
 DATA_SUFFIXES = ("_data.hdf5", "_data.bag", "_data")
 SENSOR = (260, 346)
 _CACHED_MAPS = 16
+_LARGEST = 1 << 15
 
 
-def find(root: Path, *, camera: str = "left", **_: object) -> list[Recording]:
+def find(root: Path, *, camera: str = "left", **_: object) -> list[Found]:
     """Every sequence at or below ``root``, in the order of their names.
 
     camera: "left" or "right" (ground truth exists for the left one). A sequence without a file of
@@ -49,7 +50,8 @@ def find(root: Path, *, camera: str = "left", **_: object) -> list[Recording]:
         for path in paths:
             if path.name.endswith(suffix):
                 found.setdefault(path.name.removesuffix(suffix), path)
-    return [_sequence(name, path, camera) for name, path in sorted(found.items())]
+    names = {path: name for name, path in sorted(found.items())}
+    return each(names, lambda path: _sequence(names[path], path, camera), names.__getitem__)
 
 
 def _sequence(name: str, path: Path, camera: str) -> Recording:
@@ -104,9 +106,13 @@ def _events(path: Path, name: str) -> Iterator[Block]:
         data = dataset(path, file, name)
         for start in range(0, data.shape[0], BLOCK):
             rows = data[start : start + BLOCK]
-            if not np.isfinite(rows[:, [0, 1, 3]]).all():
+            whole = (rows[:, [0, 1, 3]] % 1 == 0) & (np.abs(rows[:, [0, 1, 3]]) < _LARGEST)
+            if not whole.all():
+                at = int((~whole.all(axis=1)).argmax())
+                listed = ", ".join(f"{value:g}" for value in rows[at])
                 raise DataError(
-                    f"{path}: {name} holds NaN from row {start} on; the file is damaged"
+                    f"{path}: row {start + at} of {name} is ({listed}), expected whole x, y and p; "
+                    "the file is damaged"
                 )
             yield Block(
                 rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64), rows[:, 2], rows[:, 3]
@@ -128,7 +134,10 @@ def _images(path: Path, group: str) -> Iterator[tuple[float, NDArray[np.uint8]]]
 
 def _times(path: Path, name: str) -> NDArray[np.float64]:
     with opened(path) as file:
-        stamps: NDArray[np.float64] = np.asarray(dataset(path, file, name)[()], np.float64)
+        data = dataset(path, file, name)
+        if data.dtype.kind not in "fiu":
+            raise DataError(f"{path}: {name} is {data.dtype}, expected float64 seconds")
+        stamps: NDArray[np.float64] = np.asarray(data[()], np.float64)
     return stamps
 
 
@@ -155,10 +164,17 @@ class _CachedFlow(abc.ABC):
     """Shared by both forms: checks stamps, keeps the maps that the next interval reads again."""
 
     def __init__(self, path: Path, stamps: NDArray[np.float64], count: int) -> None:
-        if stamps.shape != (count,) or count < 2 or not (np.diff(stamps) > 0).all():
+        if stamps.shape != (count,) or count < 2:
             raise DataError(
                 f"{path}: {count} flow maps with stamps {stamps.shape}; expected at least two, one "
-                "stamp each, increasing"
+                "stamp each"
+            )
+        later = np.diff(stamps) > 0
+        if not later.all() or not np.isfinite(stamps).all():
+            at = int(later.argmin()) + 1
+            raise DataError(
+                f"{path}: flow map {at} has stamp {stamps[at]} s, the one before it "
+                f"{stamps[at - 1]} s; stamps must increase"
             )
         self.path, self.stamps = path, stamps
         self._cache: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
@@ -194,6 +210,9 @@ class Hdf5Flow(_CachedFlow):
             raise DataError(f"{self.path}: flow map {index} cannot be read ({error})") from error
         return values
 
+    def check(self) -> None:
+        """Nothing to do: reading finds damage as far as HDF5 can."""
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -217,6 +236,11 @@ class NpzFlow(_CachedFlow):
 
     def _load(self, index: int) -> NDArray[np.floating]:
         return np.stack([self._x.read(index), self._y.read(index)])
+
+    def check(self) -> None:
+        """Raise DataError unless the archive's checksums are right."""
+        self._x.check()
+        self._y.check()
 
     def close(self) -> None:
         """Close the archive."""

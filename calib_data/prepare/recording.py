@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +41,10 @@ class FlowMaps(Protocol):
 
     def read(self, index: int) -> NDArray[np.float32]:
         """Map ``index``: float32 [2, H, W] (x right, y down); both 0 where nothing is known."""
+        ...
+
+    def check(self) -> None:
+        """Called after the last map was read: raise DataError where one was damaged."""
         ...
 
     def close(self) -> None: ...
@@ -87,6 +91,32 @@ class Recording:
     intervals: Callable[[], FlowIntervals] | None = None
     notes: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A source in which no recording could be opened, and why."""
+
+    name: str
+    error: Exception
+
+
+Found = Recording | Unreadable
+
+
+def each(
+    paths: Iterable[Path],
+    opener: Callable[[Path], Recording],
+    name: Callable[[Path], str] = lambda path: path.stem,
+) -> list[Found]:
+    """The recordings at ``paths``; a damaged one does not keep the others from being opened."""
+    found: list[Found] = []
+    for path in paths:
+        try:
+            found.append(opener(path))
+        except (DataError, OSError) as error:
+            found.append(Unreadable(name(path), error))
+    return found
 
 
 class MissingReader(ImportError):

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from calib_data.errors import DataError
 from calib_data.prepare import evt3
-from calib_data.prepare.recording import BLOCK, Block, Recording, demand_resolution, reader
+from calib_data.prepare.recording import (
+    BLOCK,
+    Block,
+    Found,
+    Recording,
+    demand_resolution,
+    each,
+    reader,
+)
 
 EVENT_ARRAYS = ("dvs_msgs/msg/EventArray", "prophesee_event_msgs/msg/EventArray")
 EVENT_PACKETS = (
@@ -43,12 +51,12 @@ def find(
     resolution: tuple[int, int] | None = None,
     topic: str | None = None,
     **_: object,
-) -> list[Recording]:
+) -> list[Found]:
     """Every bag at or below ``root``: ROS 1 files (.bag) and ROS 2 folders, in order of names.
 
     topic: of the events, where a bag has several; images are taken from the topic nearest to it.
     """
-    return [_recording(path, resolution, topic) for path in bags(root, "*.bag", "*")]
+    return each(bags(root, "*.bag", "*"), lambda path: _recording(path, resolution, topic))
 
 
 def bags(root: Path, files: str, folders: str) -> list[Path]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -16,22 +18,28 @@ from typing import IO
 import numpy as np
 
 from calib_data.errors import DataError
-from calib_data.prepare.recording import Block, Recording, demand_resolution
+from calib_data.prepare.recording import Block, Found, Recording, demand_resolution, each
 
 _PIECE = 1 << 23
 _PNG_HEADER = 24
 
 
-def find(root: Path, *, resolution: tuple[int, int] | None = None, **_: object) -> list[Recording]:
+def find(root: Path, *, resolution: tuple[int, int] | None = None, **_: object) -> list[Found]:
     """A .txt or .zip file, or every events.txt and .zip with one below ``root``.
 
     The sensor's size is that of the first PNG image beside the events, else ``resolution``.
     """
     if root.is_file():
-        return [_recording(root, resolution)]
-    found = [path for path in root.rglob("events.txt")]
-    found += [path for path in root.rglob("*.zip") if _member(path) is not None]
-    return [_recording(path, resolution) for path in sorted(found)]
+        return each([root], lambda path: _recording(path, resolution))
+    found = [*root.rglob("events.txt"), *(z for z in root.rglob("*.zip") if not _is_other(z))]
+    return each(sorted(found), lambda path: _recording(path, resolution))
+
+
+def _is_other(path: Path) -> bool:
+    """Whether it is an archive of something else."""
+    with contextlib.suppress(DataError):
+        return _member(path) is None
+    return False
 
 
 def _recording(path: Path, given: tuple[int, int] | None) -> Recording:
@@ -73,7 +81,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(_member(path) or "") as file:
             yield file
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: cannot be read to its end ({error})") from error
 
 
@@ -92,7 +100,8 @@ def _parsed(path: Path, text: bytes, line: int) -> Iterator[Block]:
     if not text.strip():
         return
     try:
-        rows = np.loadtxt(io.BytesIO(text), np.float64, ndmin=2)
+        with warnings.catch_warnings(action="ignore"):  # nothing but comments
+            rows = np.loadtxt(io.BytesIO(text), np.float64, ndmin=2)
     except ValueError as error:
         raise DataError(f"{path}: from line {line} on: {error}; not 'seconds x y p'") from error
     if not rows.size:
