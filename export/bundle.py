@@ -46,6 +46,7 @@ _COPIED = {
     "net_kernels.h": "net_kernels.h",
     "port/port.h": "port.h",
     "port/port_host.c": "port_host.c",
+    "port/cortex_m_dsp.h": "cortex_m_dsp.h",
     "port/mps2/startup.c": "mps2_startup.c",
     "port/mps2/mps2.ld": "mps2.ld",
     "port/mps2/toolchain.cmake": "mps2_toolchain.cmake",

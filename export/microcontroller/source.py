@@ -26,6 +26,7 @@ from export.microcontroller.schedule import (
 )
 
 _LINE = 96
+_PAIRED_OFFSET = 128
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,11 @@ def sizes(network: Network, schedule: Schedule, fixed: FixedHead | None) -> Size
     state = _aligned(sum(array.size for array in state_arrays(network)))
     constants = _constant_bytes(network.head.convolution) + 8
     for layer in network.layers:
-        constants += _constant_bytes(layer.convolution) + 8 * layer.channels
-        if layer.recurrent is not None:
-            constants += _constant_bytes(layer.recurrent)
+        in_pairs = paired(network, layer)
+        constants += 4 * layer.channels + 4 * _bias_elements(layer, in_pairs)
+        for convolution in (layer.convolution, layer.recurrent):
+            if convolution is not None:
+                constants += _constant_bytes(convolution, in_pairs)
         if layer.multiplier is not None:
             constants += 12 * layer.channels
     constants += sum(count * bits // 8 for bits, count in _zero_rows(network, schedule).items())
@@ -135,17 +138,24 @@ def sizes(network: Network, schedule: Schedule, fixed: FixedHead | None) -> Size
     return Sizes(state, schedule.plan.size, constants)
 
 
-def _constant_bytes(convolution: Convolution) -> int:
-    return int(convolution.weight.size)
+def _constant_bytes(convolution: Convolution, in_pairs: bool = False) -> int:
+    channels = int(convolution.weight.shape[0])
+    filled = 4 * _quads(channels) if in_pairs else channels
+    return int(convolution.weight.size) // channels * filled
 
 
 def array_text(
-    kind: str, name: str, values: npt.NDArray[np.integer], note: str = "", suffix: str = ""
+    kind: str,
+    name: str,
+    values: npt.NDArray[np.integer],
+    note: str = "",
+    *,
+    hexadecimal: bool = False,
 ) -> str:
     """A constant array in C, with lines of at most 96 characters."""
     lines, line = [], "   "
     for value in values.reshape(-1).tolist():
-        item = f" {value}{suffix},"
+        item = f" 0x{value:08x}u," if hexadecimal else f" {value},"
         if len(line) + len(item) > _LINE:
             lines.append(line)
             line = "   "
@@ -170,12 +180,38 @@ def weights_header(network: Network) -> str:
         '#include <stdint.h>\n\n#include "net_kernels.h"\n'
     ]
     for layer in network.layers:
-        blocks.extend(_layer_arrays(layer))
+        blocks.extend(_layer_arrays(layer, paired(network, layer)))
     head = network.head
     blocks.append(_weight_array("pred_weight", head.convolution, "flow head"))
     blocks.append(array_text("int32_t", "pred_bias", head.bias))
     blocks.append("#endif\n")
     return "\n".join(blocks)
+
+
+def _paired_array(name: str, convolution: Convolution, what: str) -> str:
+    """Weights, four channels to a word, each plus 128; see ``net_add_pairs``."""
+    channels = int(convolution.weight.shape[0])
+    k, quads = convolution.kernel, _quads(channels)
+    taps = _taps(convolution).astype(np.int64).reshape(-1, channels)
+    filled = np.pad(taps, ((0, 0), (0, 4 * quads - channels))) + _PAIRED_OFFSET
+    words_of_four = filled.reshape(-1, 4) << (8 * np.arange(4))
+    note = f"{what}: [{k}][{k}][{convolution.inputs}][{channels} in fours], each plus 128"
+    return array_text("uint32_t", name, words_of_four.sum(axis=1), note, hexadecimal=True)
+
+
+def _quads(channels: int) -> int:
+    """Words that hold the weights of so many channels."""
+    return -(-channels // 4)
+
+
+def paired(network: Network, layer: SpikingLayer) -> bool:
+    """Whether the layer's sums, without the bias, are of spikes and fit 16 bits."""
+    if layer is network.layers[0]:
+        return False
+    sums = layer.convolution.largest_sums(1)
+    if layer.recurrent is not None:
+        sums = sums + layer.recurrent.largest_sums(1)
+    return int(sums.max()) < 2**15
 
 
 def _weight_array(name: str, convolution: Convolution, what: str) -> str:
@@ -184,13 +220,15 @@ def _weight_array(name: str, convolution: Convolution, what: str) -> str:
     return array_text("int8_t", name, _taps(convolution), note)
 
 
-def _layer_arrays(layer: SpikingLayer) -> list[str]:
+def _layer_arrays(layer: SpikingLayer, in_pairs: bool) -> list[str]:
     name = layer.identifier
-    arrays = [_weight_array(f"{name}_weight", layer.convolution, name)]
+    weights = _paired_array if in_pairs else _weight_array
+    arrays = [weights(f"{name}_weight", layer.convolution, name)]
     if layer.recurrent is not None:
         what = f"{name}, of its own spikes"
-        arrays.append(_weight_array(f"{name}_weight_rec", layer.recurrent, what))
-    arrays.append(array_text("int32_t", f"{name}_bias", layer.bias))
+        arrays.append(weights(f"{name}_weight_rec", layer.recurrent, what))
+    bias = np.pad(layer.bias, (0, _bias_elements(layer, in_pairs) - layer.channels))
+    arrays.append(array_text("int32_t", f"{name}_bias", bias))
     arrays.append(array_text("int16_t", f"{name}_decay", layer.decay, "in 256ths"))
     unit = "in units of the membrane"
     arrays.append(array_text("int16_t", f"{name}_threshold", layer.threshold, unit))
@@ -206,6 +244,11 @@ def _layer_arrays(layer: SpikingLayer) -> list[str]:
 
 def _define(name: str, value: object, note: str = "") -> str:
     return f"#define {name} {value}" + (f" /* {note} */" if note else "")
+
+
+def _bias_elements(layer: SpikingLayer, in_pairs: bool) -> int:
+    """Biases of a layer in C, with what fills the last four."""
+    return 4 * _quads(layer.channels) if in_pairs else layer.channels
 
 
 def header(network: Network, size: Sizes, fixed: FixedHead | None) -> str:
@@ -438,7 +481,7 @@ class _Source:
         if own is not None:
             lines.append(self.pointers("own", _word(channels), own))
         lines += [
-            f"    int32_t sums[{channels}];",
+            *self.sums(layer),
             f"    int{layer.mem_bits}_t *mem = arena.state.{name}_mem + y * {row};",
             f"    {_word(channels)} *spikes = {name}_spikes_row(y){f' + {skip}' if skip else ''};",
             self.counters([layer.convolution, own], self.blocks(layer, source)),
@@ -447,17 +490,34 @@ class _Source:
         lines += self.point_at_rows("in", layer.convolution, source, self.input_pad(stage))
         if own is not None:
             lines += self.keep_row(stage, layer, own)
-        lines += [
-            "    for (x = 0; x < NET_WIDTH; ++x) {",
-            f"        memcpy(sums, {name}_bias, sizeof sums);",
-            *self.add_taps("in", f"{name}_weight", layer.convolution, source),
-        ]
+        in_pairs = paired(self.network, layer)
+        quads = _quads(channels)
+        lines.append("    for (x = 0; x < NET_WIDTH; ++x) {")
+        if in_pairs:
+            lines.append("        memset(pairs, 0, sizeof pairs);")
+            lines.append("        count = 0;")
+        else:
+            lines.append(f"        memcpy(sums, {name}_bias, sizeof sums);")
+        lines += self.add_taps("in", f"{name}_weight", layer.convolution, source, in_pairs)
         if own is not None:
             spikes = _Input("", _word(channels), channels)
-            lines += self.add_taps("own", f"{name}_weight_rec", own, spikes)
+            lines += self.add_taps("own", f"{name}_weight_rec", own, spikes, in_pairs)
+        if in_pairs:
+            lines.append(f"        NET_UNPACK_PAIRS(sums, pairs, {name}_bias, {quads}, count);")
         lines += self.neurons(layer)
         lines += ["    }", "}", ""]
         return "\n".join(lines)
+
+    def sums(self, layer: SpikingLayer) -> list[str]:
+        """Declarations of what a pixel's convolutions sum up to."""
+        if not paired(self.network, layer):
+            return [f"    int32_t sums[{layer.channels}];"]
+        quads = _quads(layer.channels)
+        return [
+            f"    uint32_t pairs[{2 * quads}];",
+            f"    int32_t sums[{4 * quads}];",
+            "    uint32_t count;",
+        ]
 
     def pointers(self, name: str, kind: str, convolution: Convolution) -> str:
         many = f"[{convolution.kernel}]" if convolution.kernel > 1 else ""
@@ -536,40 +596,51 @@ class _Source:
         ]
 
     def add_taps(
-        self, pointers: str, weight: str, convolution: Convolution, source: _Input
+        self,
+        pointers: str,
+        weight: str,
+        convolution: Convolution,
+        source: _Input,
+        in_pairs: bool = False,
     ) -> list[str]:
         """Add what one convolution sees at pixel x."""
         k, per_pixel = convolution.kernel, source.elements
         channels = int(convolution.weight.shape[0])
+        # Elements of the weights of one input channel.
+        stride = _quads(channels) if in_pairs else channels
         if k == 1:
             column = "x" if per_pixel == 1 else f"x * {per_pixel}"
-            taps = self.add_tap(pointers, column, weight, source, channels)
+            taps = self.add_tap(pointers, column, weight, source, stride, in_pairs)
             return [f"        {line}" for line in taps]
         column = "x + v" if per_pixel == 1 else f"(x + v) * {per_pixel}"
-        taps = self.add_tap(f"{pointers}[u]", column, "weight", source, channels)
-        tap = f"(u * {k} + v) * {convolution.inputs * channels}"
+        taps = self.add_tap(f"{pointers}[u]", column, "weight", source, stride, in_pairs)
+        tap = f"(u * {k} + v) * {convolution.inputs * stride}"
+        kind = "uint32_t" if in_pairs else "int8_t"
         return [
             f"        for (u = 0; u < {k}; ++u) {{",
             f"            for (v = 0; v < {k}; ++v) {{",
-            f"                const int8_t *weight = {weight} + {tap};",
+            f"                const {kind} *weight = {weight} + {tap};",
             *(f"                {line}" for line in taps),
             "            }",
             "        }",
         ]
 
     def add_tap(
-        self, row: str, column: str, weight: str, source: _Input, channels: int
+        self, row: str, column: str, weight: str, source: _Input, stride: int, in_pairs: bool
     ) -> list[str]:
         """Add what the convolution sees through one tap of its kernel."""
         if source.counts:
             bins = source.elements
-            return [f"net_add_counts(sums, {row} + {column}, {bins}, {weight}, {channels});"]
+            return [f"net_add_counts(sums, {row} + {column}, {bins}, {weight}, {stride});"]
+        call, sums, kind = "net_add_spikes", "sums", "int8_t"
+        if in_pairs:
+            call, sums, kind = "count += net_add_spikes_in_pairs", "pairs", "uint32_t"
         if source.elements == 1:
-            return [f"net_add_spikes(sums, {row}[{column}], {weight}, {channels});"]
+            return [f"{call}({sums}, {row}[{column}], {weight}, {stride});"]
         return [
             f"for (k = 0; k < {source.elements}; ++k) {{",
-            f"    const int8_t *block = {weight} + k * {32 * channels};",
-            f"    net_add_spikes(sums, {row}[{column} + k], block, {channels});",
+            f"    const {kind} *block = {weight} + k * {32 * stride};",
+            f"    {call}({sums}, {row}[{column} + k], block, {stride});",
             "}",
         ]
 

@@ -160,6 +160,7 @@ def trace_text(vectors: Vectors, fixed: FixedHead | None) -> str:
 def vectors_header(vectors: Vectors, fixed: FixedHead | None) -> str:
     """``selftest_vectors.h``."""
     expected = [value for step in vectors.steps for _, value in step.trace(fixed)]
+    sums = np.array(expected, np.uint32)
     events = encode_events(vectors.steps)
     samples = _samples(vectors, fixed)
     return "\n".join(
@@ -188,7 +189,7 @@ def vectors_header(vectors: Vectors, fixed: FixedHead | None) -> str:
             "",
             array_text("uint8_t", "selftest_events", events),
             "/* CRC-32 of every state and of the sums, step by step. */",
-            array_text("uint32_t", "selftest_expected", np.array(expected, np.uint32), suffix="u"),
+            array_text("uint32_t", "selftest_expected", sums, hexadecimal=True),
             "#endif",
             "",
         ]

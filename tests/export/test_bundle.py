@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -86,13 +87,13 @@ def test_selftest_prints_what_was_expected(
 
 def test_selftest_fails_on_another_weight(bundles: Any, tmp_path: Path) -> None:
     written = bundles("LIFFireNet")
-    copy = tmp_path / "bundle"
-    shutil.copytree(written.folder, copy)
-    text = (copy / "net_weights.h").read_text()
+    edited = tmp_path / "bundle"
+    shutil.copytree(written.folder, edited)
+    text = (edited / "net_weights.h").read_text()
     start = text.index("R1a_threshold[8] = {\n") + len("R1a_threshold[8] = {\n")
     first, rest = text[start:].split(",", 1)
-    (copy / "net_weights.h").write_text(f"{text[:start]}    {int(first) + 1},{rest}")
-    program = Written(written.bundle, copy, written.model).compile(
+    (edited / "net_weights.h").write_text(f"{text[:start]}    {int(first) + 1},{rest}")
+    program = Written(written.bundle, edited, written.model).compile(
         tmp_path / "selftest", CC, *SELFTEST
     )
     with pytest.raises(AssertionError, match="expected"):
@@ -115,6 +116,31 @@ def test_free_size_is_chosen(make_sources: Any, tmp_path: Path) -> None:
     program = small.compile(tmp_path / "selftest", CC, *SELFTEST)
     run([program])
     assert "#define NET_HEIGHT 9 " in small.bundle.files["net.h"]
+
+
+def test_sums_that_need_more_than_16_bits(
+    make_sources: Any, moving_counts: Any, tmp_path: Path
+) -> None:
+    """Largest weights in one layer, whose sums are then kept in 32 bits; all its inputs fire."""
+    spec = copy.deepcopy(make_sources("LIFFireNet_short", channels=40).spec)
+    spec.layers[0].conv.bias[:] = 32000
+    for weight in (spec.layers[1].conv.weight, spec.layers[1].weight_rec):
+        weight[:] = np.where(weight < 0, -127, 127)
+        weight[:5], weight[5:10] = 127, -127
+    model = integer_model(spec, Dims(SIZE, free=False))
+    written = write(model, tmp_path, allow_silent=True)
+    layers = written.bundle.network.layers
+    assert [source.paired(written.bundle.network, layer) for layer in layers[:3]] == [
+        False,
+        False,
+        True,
+    ]
+    program = written.compile(tmp_path / "trace", [*CC, *STRICT, "-fsanitize=undefined"], TRACE)
+    windows = moving_counts(8, SIZE)
+    expected = run_reference(load_model(written.model), written.bundle.network, windows)
+    for (step, _), seen in zip(expected, trace([program], written.bundle, windows), strict=True):
+        assert_step(written.bundle, seen, step)
+    assert step.states["mem.G1"].min() == -32768
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (5, 1)])
@@ -382,10 +408,9 @@ def test_nothing_is_left_when_writing_fails(
 
 
 def test_silent_layers_are_refused(make_sources: Any, tmp_path: Path) -> None:
-    spec = make_sources("LIFFireNet").spec
+    spec = copy.deepcopy(make_sources("LIFFireNet").spec)
     spec.layers[3].threshold[:] = 32767
     model = integer_model(spec, Dims((6, 8), free=False))
-    spec.layers[3].threshold[:] = 50
     with pytest.raises(BundleError, match="layer 'R1b' never fires"):
         write(model, tmp_path / "a")
     written = write(model, tmp_path / "b", allow_silent=True)

@@ -95,6 +95,20 @@ def test_selftest(case: str, processor: Processor, bundles: Any, tmp_path: Path)
     assert run([*processor.emulator, program]).decode() == expected
 
 
+def test_kernels_for_the_dsp_instructions(
+    processor: Processor, bundles: Any, tmp_path: Path
+) -> None:
+    if processor.emulator[0] != "qemu-system-arm":
+        pytest.skip("instructions of Cortex-M")
+    written = bundles("short-4-8")
+    define = '-DNET_TARGET_KERNELS="port/cortex_m_dsp.h"'
+    board = Processor((*processor.compiler, define), processor.emulator)
+    program = build(written, board, tmp_path / "selftest", SELFTEST[0])
+    assert b"uxtab16" in run(["arm-none-eabi-objdump", "-d", program])
+    expected = (written.folder / "selftest/expected.txt").read_text()
+    assert run([*processor.emulator, program]).decode() == expected
+
+
 def test_steps(processor: Processor, bundles: Any, moving_counts: Any, tmp_path: Path) -> None:
     """Every value of every state, where a program can read and write files."""
     if processor.emulator[0] == "qemu-system-arm":
