@@ -12,6 +12,17 @@ from numpy.typing import NDArray
 
 from calib_data.errors import DataError
 
+MAX_PIXELS = 1 << 24
+"""Pixels of the largest sensor that is believed; ten times those that exist."""
+
+
+def check_resolution(where: str, resolution: tuple[int, ...]) -> tuple[int, int]:
+    """(H, W) of a sensor; DataError naming ``where`` for what can be none."""
+    sides = len(resolution) == 2 and 1 <= min(resolution) <= max(resolution) < 1 << 15
+    if not sides or resolution[0] * resolution[1] > MAX_PIXELS:
+        raise DataError(f"{where}: {tuple(resolution)} is not a resolution (H, W)")
+    return int(resolution[0]), int(resolution[1])
+
 
 @dataclass(frozen=True)
 class Events:
@@ -136,8 +147,8 @@ def check_times(where: str, ts: NDArray[Any], first: int) -> None:
     if back.any():
         at = int(back.argmax()) + 1
         raise DataError(
-            f"{where}: timestamps go back at event {first + at} ({ts[at - 1]!r} s, then "
-            f"{ts[at]!r} s); sort the events by time"
+            f"{where}: timestamps go back at event {first + at} ({float(ts[at - 1])!r} s, then "
+            f"{float(ts[at])!r} s); sort the events by time"
         )
 
 

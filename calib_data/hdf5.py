@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_data.errors import DataError
-from calib_data.events import Events, check_kinds, checked_events
+from calib_data.events import Events, check_kinds, check_resolution, checked_events
 from calib_data.files import atomic_path
 
 FLOW_GROUPS = {"dt1": "flow_dt1", "dt4": "flow_dt4"}
@@ -263,7 +263,8 @@ class EventFile:
             if not isinstance(node, h5py.Dataset):
                 raise DataError(
                     f"{self.path}: no dataset 'events/{name}'; expected the event_flow layout "
-                    "(events/xs, events/ys, events/ts, events/ps)"
+                    "(events/xs, events/ys, events/ts, events/ps), which "
+                    "python -m calib_data.prepare brings recordings to"
                 )
             check_filters(self.path, node)
             columns[name] = node
@@ -276,15 +277,14 @@ class EventFile:
             raise DataError(
                 f"{self.path}: the file does not tell its sensor's size; pass the resolution (H W)"
             )
-        if len(found) != 2 or min(found) < 1 or max(found) > np.iinfo(np.int16).max:
-            raise DataError(f"{self.path}: {tuple(found)} is not a resolution (H, W)")
-        return int(found[0]), int(found[1])
+        return check_resolution(str(self.path), found)
 
     def _own_resolution(self) -> tuple[int, ...] | None:
         """What the file says of its sensor's size: attribute, else a flow map, else an image."""
         if "sensor_resolution" in self._file.attrs:
             value = np.asarray(self._file.attrs["sensor_resolution"])
-            if value.shape != (2,) or value.dtype.kind not in "iuf":
+            known = value.shape == (2,) and value.dtype.kind in "iuf" and np.isfinite(value).all()
+            if not known:
                 raise DataError(f"{self.path}: attribute sensor_resolution is not [H, W]")
             return tuple(int(size) for size in value)
         for group in (*FLOW_GROUPS.values(), "images"):

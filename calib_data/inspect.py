@@ -77,7 +77,8 @@ def _figures(path: Path, statistics: EventStatistics) -> dict[str, Any]:
         "events": statistics.num_events,
         "duration_s": statistics.duration,
         "rate_hz": statistics.rate,
-        "peak_rate_hz": float(per_slot.max()) if len(per_slot) else 0.0,
+        # A recording shorter than a slot fills none.
+        "peak_rate_hz": max(float(per_slot.max()), statistics.rate) if len(per_slot) else 0.0,
         "positive_share": share if share == share else None,
         "active_pixels": int((statistics.counts > 0).sum()),
         "hot_pixels": statistics.hot_pixels(),
@@ -88,19 +89,25 @@ def _figures(path: Path, statistics: EventStatistics) -> dict[str, Any]:
         "out_of_order": statistics.num_back,
         "largest_step_back_s": statistics.largest_back,
         "outside_sensor": statistics.outside,
+        "not_finite": statistics.not_finite,
+        "odd_polarity": statistics.odd_polarity,
+        "problems": [],
     }
 
 
 def _maps(source: EventFile) -> dict[str, Any]:
-    """Numbers of flow maps and images; 0 where there are none."""
-    found: dict[str, Any] = {}
-    for dt in FLOW_GROUPS:
-        found[f"flow_maps_{dt}"] = 0
-        with contextlib.suppress(DataError):
-            found[f"flow_maps_{dt}"] = len(source.flow_times(dt))
-    found["images"] = 0
-    with contextlib.suppress(DataError):
-        found["images"] = len(source.image_times())
+    """Numbers of flow maps and images, 0 where there are none, and what is wrong with them."""
+    found: dict[str, Any] = {"problems": []}
+    with h5py.File(source.path, "r") as file:
+        present = {name for name in (*FLOW_GROUPS.values(), "images") if name in file}
+    times = {f"flow_maps_{dt}": (FLOW_GROUPS[dt], dt) for dt in FLOW_GROUPS}
+    for key, (group, dt) in (times | {"images": ("images", None)}).items():
+        found[key] = 0
+        try:
+            if group in present:
+                found[key] = len(source.image_times() if dt is None else source.flow_times(dt))
+        except DataError as error:
+            found["problems"].append(str(error))
     return found
 
 
@@ -112,23 +119,33 @@ def describe(figures: dict[str, Any]) -> str:
     lines = [
         f"{figures['path']}: {width} x {height} pixels, {figures['active_pixels']:,} of "
         f"{width * height:,} active",
-        f"  events        {figures['events']:,} in {figures['duration_s']:.3f} s",
+        f"  events        {figures['events']:,} in {_number(figures['duration_s'])} s",
         f"  rate          {figures['rate_hz']:,.0f} per s, at most {figures['peak_rate_hz']:,.0f}",
         f"  brighter      {'-' if share is None else f'{100 * share:.1f} %'}",
         f"  hot pixels    {len(hot)}"
         + "".join(f"\n    x {x}, y {y}: in {100 * r:.0f} % of the windows" for x, y, r in hot[:10]),
         f"  gaps          {figures['gaps']} over {figures['gap_ms']:g} ms, the longest "
-        f"{1000 * figures['longest_gap_s']:.3f} ms",
+        f"{_number(1000 * figures['longest_gap_s'])} ms",
         f"  out of order  {figures['out_of_order']:,}, by at most "
-        f"{1000 * figures['largest_step_back_s']:.3f} ms",
+        f"{_number(1000 * figures['largest_step_back_s'])} ms",
         f"  outside       {figures['outside_sensor']:,}",
     ]
+    if figures["not_finite"] or figures["odd_polarity"]:
+        lines.append(
+            f"  damaged       {figures['not_finite']:,} times that are no numbers, "
+            f"{figures['odd_polarity']:,} polarities that are not 0 or 1 (or -1 or 1)"
+        )
     if "images" in figures:
         lines.append(
             f"  ground truth  {figures['flow_maps_dt1']} maps (dt1), "
             f"{figures['flow_maps_dt4']} (dt4); {figures['images']} images"
         )
+    lines += [f"  problem       {problem}" for problem in figures["problems"]]
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value < 1e12 else f"{value:.3g}"
 
 
 def plot(statistics: EventStatistics, path: Path, title: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_data.errors import DataError
-from calib_data.events import Events, EventSource, check_kinds, checked_events
+from calib_data.events import Events, EventSource, check_kinds, check_resolution, checked_events
 from calib_data.hdf5 import EventFile
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -117,11 +117,11 @@ class NpzEvents:
                 raise DataError(
                     f"{self.path}: no array 'sensor_size'; pass the resolution (H W) instead"
                 )
-            return given
+            return check_resolution(str(self.path), given)
         size = arrays["sensor_size"]
-        if size.shape != (2,) or size.dtype.kind not in "iu" or size.min() < 1:
+        if size.shape != (2,) or size.dtype.kind not in "iu":
             raise DataError(f"{self.path}: sensor_size is not [H, W]")
-        return int(size[0]), int(size[1])
+        return check_resolution(str(self.path), (int(size[0]), int(size[1])))
 
 
 def open_events(

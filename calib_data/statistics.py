@@ -21,6 +21,8 @@ MIN_HOT_WINDOWS = 6
 GAP_S = 0.01
 """Successive events further apart than this are counted as a gap, seconds."""
 
+_FAR = 1 << 53
+
 MAX_SLOTS = 1_000_000
 """Windows that the rate over time is kept for; one wild timestamp must not fill the memory."""
 
@@ -52,6 +54,8 @@ class EventStatistics:
         self.num_back = 0
         self.largest_back = 0.0
         self.outside = 0
+        self.not_finite = self.odd_polarity = 0
+        self._earliest = np.inf
         self.counts = np.zeros(resolution, np.int64)
         self._active = np.zeros(resolution[0] * resolution[1], np.int64)
         self._windows = 0
@@ -69,11 +73,17 @@ class EventStatistics:
     ) -> None:
         """Take in the next events: columns, rows, seconds (one clock throughout), polarities.
 
-        A polarity above 0 is a brighter pixel. Events outside the sensor are counted as such and
-        left out of everything that is per pixel.
+        A polarity above 0 is a brighter pixel; others than -1, 0 and 1 are counted as odd. Events
+        outside the sensor are counted as such and left out of everything that is per pixel, those
+        whose time is not finite out of everything.
         """
+        finite = np.isfinite(ts)
+        if not finite.all():
+            self.not_finite += int((~finite).sum())
+            xs, ys, ts, ps = xs[finite], ys[finite], ts[finite], ps[finite]
         if not len(ts):
             return
+        self.odd_polarity += int((~np.isin(ps, (-1, 0, 1))).sum())
         if not self.num_events:
             self.first = float(ts[0])
         self._add_times(ts)
@@ -85,14 +95,14 @@ class EventStatistics:
         self.outside += int((~inside).sum())
         pixels = (rows * width + columns)[inside]
         self.counts.ravel()[:] += np.bincount(pixels, minlength=height * width)
-        windows = np.floor((ts[inside] - self.first) / self.hot_window_s).astype(np.int64)
+        windows = self._slots(ts[inside], _FAR)
         # A window that time has left is not taken up again for an event that comes late.
         self._add_windows(np.maximum(np.maximum.accumulate(windows), self._window), pixels)
 
     @property
     def duration(self) -> float:
-        """Seconds from the first to the last event; 0 when there are none."""
-        return self.last - self.first if self.num_events else 0.0
+        """Seconds from the earliest to the latest event; 0 when there are none."""
+        return self.last - self._earliest if self.num_events else 0.0
 
     @property
     def rate(self) -> float:
@@ -139,11 +149,16 @@ class EventStatistics:
         at = int(steps.argmax())
         if steps[at] > self.longest_gap[0]:
             self.longest_gap = (float(steps[at]), float(ts[at] - steps[at] - self.first))
+        self._earliest = min(self._earliest, float(ts.min()))
         self._latest = float(latest[-1])
         self.last = self._latest
-        slots = np.floor((ts - self.first) / self.hot_window_s).clip(0, MAX_SLOTS - 1)
-        self._bins.append(np.bincount(slots.astype(np.int64)))
+        self._bins.append(np.bincount(self._slots(ts, MAX_SLOTS).clip(0)))
         self.rate_over_time()
+
+    def _slots(self, ts: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
+        """Number of the window of each time, between -``limit`` and ``limit`` - 1."""
+        slots = np.floor((ts - self.first) / self.hot_window_s).clip(-limit, limit - 1)
+        return slots.astype(np.int64)
 
     def _add_windows(self, windows: NDArray[np.int64], pixels: NDArray[np.int64]) -> None:
         """Count, for every pixel, the windows it was active in; windows never decrease."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_data.errors import DataError
+from calib_data.events import check_resolution
 
 BLOCK = 1 << 19
 """Events held in memory at a time."""
@@ -143,4 +144,4 @@ def demand_resolution(
     size = found or given
     if size is None:
         raise DataError(f"{where}: does not tell its sensor's size; pass --resolution H W")
-    return size
+    return check_resolution(str(where), size)

@@ -46,6 +46,61 @@ def test_disorder_and_events_outside_are_counted(
     assert 0.24 < float(str(told["largest_step_back_s"])) <= 0.25
 
 
+def test_impossible_times_and_polarities_are_counted(
+    recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(recording, "r+") as file:
+        for at, value in ((500, np.nan), (501, np.inf), (700, 1e300)):
+            file["events/ts"][at] = value
+        ps = file["events/ps"][()].astype("i1")
+        ps[[3, 4]] = 7
+        del file["events/ps"]
+        file["events/ps"] = ps
+    told = figures(recording, capsys)
+    assert (told["events"], told["not_finite"], told["odd_polarity"]) == (998, 2, 2)
+    assert told["duration_s"] == pytest.approx(1e300)
+    assert run(main, [str(recording)]) == 0
+    text = capsys.readouterr().out
+    assert "2 times that are no numbers, 2 polarities" in text
+    assert max(map(len, text.splitlines()[1:])) < 100
+
+
+def test_backwards_recordings_have_their_duration_and_short_ones_their_peak(
+    recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(recording, "r+") as file:
+        file["events/ts"][...] = file["events/ts"][()][::-1]
+        ts = file["events/ts"][()]
+    told = figures(recording, capsys)
+    assert told["duration_s"] == pytest.approx(ts[0] - ts[-1])
+    with h5py.File(recording, "r+") as file:
+        file["events/ts"][...] = 1000.25 + np.linspace(0, 0.01, 1000)
+    told = figures(recording, capsys)
+    assert told["peak_rate_hz"] == told["rate_hz"] == pytest.approx(100_000)
+
+
+def test_maps_that_cannot_be_used_are_a_problem(
+    recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(recording, "r+") as file:
+        del file["flow_dt1/flow000000001"].attrs["timestamp"]
+        del file["flow_dt4"]
+    told = figures(recording, capsys)
+    assert (told["flow_maps_dt1"], told["flow_maps_dt4"], told["images"]) == (0, 0, 5)
+    (problem,) = told["problems"]  # type: ignore[misc]
+    assert "flow_dt1/flow000000001 has no attribute 'timestamp'" in problem
+
+
+def test_a_sensor_that_cannot_be_is_refused(
+    recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size in ([32767, 32767], [0, 4], [np.nan, 4.0], [1, 2, 3]):
+        with h5py.File(recording, "r+") as file:
+            file.attrs["sensor_resolution"] = np.array(size)
+        assert run(main, [str(recording)]) == 2
+        assert "resolution" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("cuts", [[], [7], [10, 11, 20]])
 def test_hot_pixels_however_the_events_are_cut(cuts: list[int]) -> None:
     # Pixel (3, 2) fires in 9 of 10 windows, pixel (1, 0) in 8 of 10, which is not above the limit.
