@@ -22,13 +22,13 @@ Finder = Callable[..., list[Found]]
 FORMATS: dict[str, tuple[Finder, str]] = {
     "mvsec": (
         mvsec.find,
-        "NAME_data.hdf5 or NAME_data.bag, with NAME_gt.hdf5 or *_gt_flow_dist.npz",
+        "NAME_data.hdf5 or NAME_data.bag, flow from NAME_gt.hdf5 or *_gt_flow_dist.npz",
     ),
-    "dsec": (dsec.find, "events.h5 with events/{x,y,p,t}, t_offset"),
+    "dsec": (dsec.find, "SEQUENCE/events/left/events.h5, flow from SEQUENCE/flow with --rectify"),
     "text": (text.find, "events.txt of RPG and UZH-FPV, in a folder or a .zip file"),
     "aedat4": (aedat4.find, "AEDAT4 files"),
     "prophesee": (prophesee.find, "RAW (EVT2, EVT3) and DAT files"),
-    "rosbag": (rosbag.find, "ROS bags with dvs_msgs/EventArray or EVT3 event packets"),
+    "rosbag": (rosbag.find, "ROS 1 bags and ROS 2 folders of dvs_msgs/EventArray or EVT3 packets"),
 }
 
 DEFAULT_CROPS: dict[str, tuple[int, int]] = {"mvsec": (256, 256)}
@@ -208,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--full", action="store_true", help="keep the whole sensor")
     add("--resolution", type=int, nargs=2, metavar=("H", "W"), help="where the source tells none")
     add("--camera", choices=("left", "right"), default="left", help="of stereo data (left)")
-    add("--rectify", action="store_true", help="dsec: undistort with rectify_map.h5")
+    add("--rectify", action="store_true", help="dsec: undistort with rectify_map.h5, and write the flow")
     add("--topic", metavar="NAME", help="of a bag's events, where it has several")
     add("--start", type=float, default=0.0, metavar="S", help="seconds from the first event (0)")
     add("--stop", type=float, metavar="S", help="seconds from the first event (the end)")
