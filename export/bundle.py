@@ -209,13 +209,17 @@ def summary(bundle: Bundle, folder: Path, figures: Figures | None) -> str:
     height, width = bundle.network.resolution
     flow = "float32, tanhf of the C library"
     if bundle.fixed is not None:
-        flow = f"int16 in {bundle.fixed.format}, off tanh by at most {bundle.fixed.error:.3g}"
+        pixels = bundle.fixed.error * bundle.network.artifact.flow_scaling
+        flow = (
+            f"int16 in {bundle.fixed.format} (value / 2^{bundle.fixed.frac_bits}), off tanh by at "
+            f"most {bundle.fixed.error:.3g}, {pixels:.2g} pixels per window"
+        )
     lines = [
         f"{folder}: {bundle.network.artifact.model} at {height} x {width} pixels as C99",
         f"arena      {sizes.arena:>9} bytes of RAM, static",
         f"  state    {sizes.state:>9} membranes and previous spikes",
-        f"  buffers  {sizes.buffers:>9} lines between layers (apart: "
-        f"{sum(b.size for b in bundle.schedule.buffers)}, at one moment: {plan.bound})",
+        f"  buffers  {sizes.buffers:>9} lines between layers (side by side: {plan.apart}, at "
+        f"least: {plan.bound})",
         f"constants  {sizes.constants:>9} bytes of flash",
         f"flow       {flow}",
         f"self-test  {len(bundle.vectors.steps)} steps",

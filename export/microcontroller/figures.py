@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from export.microcontroller.network import BundleError
+from export.microcontroller.source import template
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic")
 _TIMEOUT_S = 600
 _SELFTEST = ("net.c", "net_head.c", "selftest/selftest.c", "port/port_host.c")
+_INSTRUCTIONS_PER_TICK = 40
+BOARD = (
+    *("qemu-system-arm", "-M", "mps2-an386", "-display", "none", "-serial", "none"),
+    *("-monitor", "none", "-chardev", "stdio,id=out"),
+    *("-semihosting-config", "enable=on,target=native,chardev=out"),
+)
+"""QEMU with a Cortex-M4 whose programs print by semihosting."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +64,24 @@ class CodeSize:
 
 @dataclass(frozen=True)
 class Figures:
-    """code: one entry per compiler found. instructions: per step on this machine, or None."""
+    """What was found out.
+
+    code: one entry per compiler found. instructions: per step on this machine, or None without
+    valgrind. board_instructions: on a Cortex-M4, or None without its compiler and QEMU, or where
+    the network does not fit the board.
+    """
 
     code: tuple[CodeSize, ...]
     instructions: int | None
+    board_instructions: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"code": [asdict(entry) for entry in self.code], "instructions": self.instructions}
+        return {
+            "code": [asdict(entry) for entry in self.code],
+            "instructions": self.instructions,
+            "board_instructions": self.board_instructions,
+        }
 
     def lines(self) -> list[str]:
         """For people."""
@@ -72,9 +90,14 @@ class Figures:
             f"largest stack frame {entry.stack} bytes"
             for entry in self.code
         ]
-        if self.instructions is None:
-            return [*found, "instructions per step: not counted, valgrind is not here"]
-        return [*found, f"instructions per step: {self.instructions} (this machine, -O2, valgrind)"]
+        for where, count in (
+            ("this machine, -O2, counted by valgrind", self.instructions),
+            ("Cortex-M4, -O2, counted by QEMU", self.board_instructions),
+        ):
+            found.append(
+                f"instructions per step, {where}: {'not counted' if count is None else count}"
+            )
+        return found
 
 
 def measure(folder: Path, steps: int) -> Figures:
@@ -88,7 +111,11 @@ def measure(folder: Path, steps: int) -> Figures:
         raise BundleError("--measure needs a C compiler (cc); on Debian: apt install gcc")
     with tempfile.TemporaryDirectory() as scratch:
         code = tuple(_code_size(folder, Path(scratch), entry) for entry in found)
-        return Figures(code, _instructions(folder, Path(scratch), steps))
+        return Figures(
+            code,
+            _instructions(folder, Path(scratch), steps),
+            _board_instructions(folder, Path(scratch)),
+        )
 
 
 def _code_size(folder: Path, scratch: Path, compiler: Compiler) -> CodeSize:
@@ -148,6 +175,27 @@ def _instructions(folder: Path, scratch: Path, steps: int) -> int | None:
     )
     found = re.search(r"Collected : (\d+)", report)
     return int(found[1]) // steps if found else None
+
+
+def _board_instructions(folder: Path, scratch: Path) -> int | None:
+    """The mean over the steps of the self-test in QEMU."""
+    compiler = COMPILERS[1].command
+    if not (shutil.which(compiler[0]) and shutil.which(BOARD[0])):
+        return None
+    counter, program = scratch / "count.c", scratch / "count"
+    counter.write_text(template("mps2_count.c"))
+    files = [folder / name for name in (*_SELFTEST[:3], "port/mps2/startup.c")]
+    try:
+        includes = (f"-I{folder}", f"-I{folder}/port")
+        linking = ("-nostartfiles", f"-T{folder}/port/mps2/mps2.ld", "-Wl,--wrap=net_step_rows")
+        run([*compiler, "-std=c99", *includes, *linking, "-o", program, counter, *files, "-lm"])
+    except BundleError:  # the board's memory is too small
+        return None
+    report = run([*BOARD, "-icount", "shift=0", "-kernel", program])
+    ticks = [int(text, 16) for text in re.findall(r"^ticks (\w+)", report, re.MULTILINE)]
+    if not ticks or "too many ticks" in report:
+        return None
+    return _INSTRUCTIONS_PER_TICK * sum(ticks) // len(ticks)
 
 
 def run(command: Sequence[str | Path]) -> str:

@@ -36,11 +36,15 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Offsets in bytes by buffer name; size: of the whole; bound: no plan can be smaller."""
+    """Offsets in bytes by buffer name.
+
+    size: of the whole. bound: no plan can be smaller. apart: size if nothing were shared.
+    """
 
     offsets: dict[str, int]
     size: int
     bound: int
+    apart: int
 
 
 def plan_buffers(buffers: Sequence[Buffer], alignment: int = 4) -> Plan:
@@ -56,15 +60,16 @@ def plan_buffers(buffers: Sequence[Buffer], alignment: int = 4) -> Plan:
     if len({buffer.name for buffer in buffers}) != len(buffers):
         raise ValueError("two buffers have one name")
     bound = largest_load(buffers, alignment)
+    apart = sum(_aligned(buffer.size, alignment) for buffer in buffers)
     best: Plan | None = None
     for order in _orders(buffers):
         offsets = _first_fit(order, alignment)
         size = max((offsets[b.name] + _aligned(b.size, alignment) for b in buffers), default=0)
         if best is None or size < best.size:
-            best = Plan(offsets, size, bound)
+            best = Plan(offsets, size, bound, apart)
         if best.size == bound:
             break
-    return best or Plan({}, 0, 0)
+    return best or Plan({}, 0, 0, 0)
 
 
 def largest_load(buffers: Iterable[Buffer], alignment: int = 4) -> int:

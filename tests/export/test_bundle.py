@@ -325,10 +325,14 @@ def test_command_writes_and_says_the_sizes(
     manifest = json.loads((out / "bundle.json").read_text())
     for part, size in manifest["bytes"].items():
         assert part in text and str(size) in text
-    assert "off tanh by at most" in text
+    assert "off tanh by at most" in text and "pixels per window" in text
     assert main(model, "--out", out, "--json", "--measure") == 0
     values = json.loads(capsys.readouterr().out)
     assert values["figures"]["code"][0]["ram"] == values["bytes"]["arena"]
+    for tool, count in (("valgrind", "instructions"), ("qemu-system-arm", "board_instructions")):
+        if shutil.which(tool) and shutil.which("arm-none-eabi-gcc"):
+            pixels = SIZE[0] * SIZE[1] * len(CASES)
+            assert pixels < values["figures"][count] < 10000 * pixels
     assert values["flow"]["type"] == "float32"
 
 
