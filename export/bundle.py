@@ -41,6 +41,8 @@ from runtime.sequence import default_window
 
 TARGETS = ("c",)
 FLOWS = ("float", "fixed")
+MOST_BYTES = 1 << 28
+"""Largest arena: far beyond a microcontroller, and well inside 32-bit offsets."""
 
 _COPIED = {
     "net_kernels.h": "net_kernels.h",
@@ -120,6 +122,12 @@ def make_bundle(
     head = fixed_head(network.head) if fixed else None
     schedule = make_schedule(network)
     sizes = source.sizes(network, schedule, head)
+    if sizes.arena > MOST_BYTES:
+        height, width = network.resolution
+        raise BundleError(
+            f"{loaded.path}: needs {sizes.arena / 2**20:.0f} MiB of RAM at {height} x {width} "
+            f"pixels, more than the {MOST_BYTES >> 20} MiB of a bundle; use a smaller image"
+        )
     vectors = make_vectors(loaded, network, recorded)
     if not vectors.steps:
         raise BundleError("the recording has no window for the self-test; give a longer one")

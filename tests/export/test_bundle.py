@@ -524,6 +524,9 @@ def test_other_kinds_are_refused(make_sources: Any, tmp_path: Path) -> None:
     model, _ = build_profile(PROFILES["portable-int"], sources.spec, Dims(SIZE, free=False))
     with pytest.raises(BundleError, match="bundles take the graphs that"):
         write(model, tmp_path)
+    with pytest.raises(BundleError, match="MiB of RAM at 4096 x 4096 pixels"):
+        free = integer_model(sources.spec, Dims(SIZE, free=True))
+        write(free, tmp_path, resolution=(4096, 4096))
     with pytest.raises(BundleError, match="made for 18 x 26"):
         write(integer_model(sources.spec, Dims(SIZE, free=False)), tmp_path, resolution=(8, 8))
 

@@ -78,7 +78,7 @@ def test_the_wheel_holds_every_file_that_is_used(wheel: Path) -> None:
     expected = {
         str(path.relative_to(REPOSITORY))
         for room in ROOMS
-        for pattern in ("*.py", "*.safetensors")
+        for pattern in ("*.py", "*.safetensors", "*.in")
         for path in (REPOSITORY / room).rglob(pattern)
     }
     assert expected <= files, sorted(expected - files)
