@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +19,21 @@ from calib_data.events import Events, EventSource, check_kinds, check_resolution
 from calib_data.hdf5 import EventFile
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
+
+ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    AttributeError,
+    KeyError,
+    ValueError,
+    SyntaxError,  # these two of an array's head
+    tokenize.TokenError,
+    NotImplementedError,  # of an unknown compression
+    RuntimeError,  # of an encrypted archive
+)
+"""What Python and NumPy raise for a damaged .zip or .npz file."""
 
 
 class NpzEvents:
@@ -147,5 +164,5 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, AttributeError) as error:
+    except ARCHIVE_ERRORS as error:
         raise DataError(f"{path}: no readable .npz archive, it may be cut off ({error})") from error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,8 @@ from calib_data.prepare.recording import (
     each,
     reader,
 )
+
+_MAGIC = b"#!AER-DAT4.0\r\n"
 
 
 def find(root: Path, *, resolution: tuple[int, int] | None = None, **_: object) -> list[Found]:
@@ -43,21 +48,54 @@ def _recording(path: Path, given: tuple[int, int] | None) -> Recording:
 
 def _open(path: Path) -> Any:
     decoder = reader("aedat", "reading AEDAT4 files").Decoder
-    try:
+    _check_description(path)
+    with _one_error(f"{path}: no readable AEDAT4 file"):
         return decoder(str(path))
-    except Exception as error:  # the package raises its own and plain exceptions
+
+
+@contextlib.contextmanager
+def _one_error(what: str) -> Iterator[None]:
+    """Whatever the package raises becomes a DataError, its panics included."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic is no Exception
+        raise DataError(f"{what} ({error})") from error
+
+
+def _check_description(path: Path) -> None:
+    """Refuse a file without a whole description of its streams, on which the package may abort.
+
+    The description lies in a FlatBuffers table of the type IOHE behind the file's first line.
+    """
+    with open(path, "rb") as file:
+        line, size = file.read(len(_MAGIC)), file.read(4)
+        data = file.read(int.from_bytes(size, "little"))
+    try:
+        if line != _MAGIC or data[4:8] != b"IOHE" or len(data) < int.from_bytes(size, "little"):
+            raise ValueError("no AEDAT 4.0 header, or it is cut off")
+        (table,) = struct.unpack_from("<I", data)
+        (back,) = struct.unpack_from("<i", data, table)
+        (place,) = struct.unpack_from("<H", data, max(table - back, 0) + 8)
+        (offset,) = struct.unpack_from("<I", data, table + place)
+        start = table + place + offset
+        (length,) = struct.unpack_from("<I", data, start)
+        text = data[start + 4 : start + 4 + length]
+        if len(text) < length or not place:
+            raise ValueError("no description of its streams")
+        ElementTree.fromstring(text.decode("utf-8"))
+    except (ValueError, struct.error, ElementTree.ParseError) as error:
         raise DataError(f"{path}: no readable AEDAT4 file ({error})") from error
 
 
 def _packets(path: Path, stream: int, kind: str) -> Iterator[Any]:
     packets = iter(_open(path))
     while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
+        with _one_error(f"{path}: cannot be read to its end"):
+            packet = next(packets, None)
+        if packet is None:
             return
-        except Exception as error:  # as in _open
-            raise DataError(f"{path}: cannot be read to its end ({error})") from error
         if packet["stream_id"] == stream and kind in packet:
             yield packet[kind]
 

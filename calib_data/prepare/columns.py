@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from calib_data.errors import DataError
 from calib_data.hdf5 import check_filters
+from calib_data.npz import ARCHIVE_ERRORS
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ class NpzMaps:
                 self._stream.read(size)
                 self._next += 1
             data = self._stream.read(size)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        except ARCHIVE_ERRORS as error:
             raise DataError(f"{self._path}: {self._name} cannot be read ({error})") from error
         self._next += 1
         if len(data) != size:
@@ -81,7 +81,7 @@ class NpzMaps:
         try:
             while self._stream.read(1 << 22):
                 pass
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        except ARCHIVE_ERRORS as error:
             raise DataError(f"{self._path}: {self._name} is damaged ({error})") from error
         self._next = self.count
 
@@ -102,7 +102,7 @@ class NpzMaps:
                 (2, 0): np.lib.format.read_array_header_2_0,
             }[version]
             shape, fortran, dtype = read_header(self._stream)
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        except ARCHIVE_ERRORS as error:
             raise DataError(f"{self._path}: no readable array '{self._name}' ({error})") from error
         if fortran or len(shape) < 2 or dtype.kind not in "f":
             raise DataError(

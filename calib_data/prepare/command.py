@@ -208,7 +208,11 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--full", action="store_true", help="keep the whole sensor")
     add("--resolution", type=int, nargs=2, metavar=("H", "W"), help="where the source tells none")
     add("--camera", choices=("left", "right"), default="left", help="of stereo data (left)")
-    add("--rectify", action="store_true", help="dsec: undistort with rectify_map.h5, and write the flow")
+    add(
+        "--rectify",
+        action="store_true",
+        help="dsec: undistort with rectify_map.h5, and write the flow",
+    )
     add("--topic", metavar="NAME", help="of a bag's events, where it has several")
     add("--start", type=float, default=0.0, metavar="S", help="seconds from the first event (0)")
     add("--stop", type=float, metavar="S", help="seconds from the first event (the end)")

@@ -12,6 +12,7 @@ Source: the data set's page on its data format, and its public loaders.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ SENSOR = (480, 640)
 KNOWN_ZERO = 2.0**-20
 """Written as x of a valid pixel without any motion, for 0 in both means "not known", pixels."""
 
+_PICTURES = "reading 16-bit PNG files"
 _ZERO, _PER_PIXEL = 2**15, 128
 _EVENT_FOLDERS = {"train_events": "train_optical_flow", "test_events": "test_optical_flow"}
 
@@ -89,6 +91,7 @@ def _with_flow(recording: Recording, rectify: bool) -> Recording:
     if not rectify:
         why = "flow belongs to the rectified view: written without it; pass --rectify"
         return replace(recording, notes=(f"{stated}; {why}",))
+    reader("cv2", _PICTURES)  # so that it is missed before the work, not after it
     stamps, pictures = folder / "forward_timestamps.txt", sorted((folder / "forward").glob("*.png"))
     return replace(
         recording,
@@ -110,6 +113,21 @@ def _flow_folder(events: Path) -> Path | None:
     return next((f for f in folders if (f / "forward_timestamps.txt").is_file()), None)
 
 
+def _intact(data: bytes) -> bool:
+    """Whether a PNG file's pieces are whole to its end and have their checksums."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"):
+        return False
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at = end + 4
+    return False
+
+
 class PngFlow:
     """Flow of a sequence: a ``FlowIntervals``.
 
@@ -118,7 +136,7 @@ class PngFlow:
     """
 
     def __init__(self, stamps: Path, pictures: list[Path], resolution: tuple[int, int]) -> None:
-        self._reader = reader("cv2", "reading 16-bit PNG files")
+        self._reader = reader("cv2", _PICTURES)
         try:
             micros = np.loadtxt(stamps, np.int64, delimiter=",", ndmin=2)
         except ValueError as error:
@@ -137,10 +155,13 @@ class PngFlow:
     def read(self, index: int) -> NDArray[np.float32]:
         """Map ``index``: float32 [2, H, W], pixels; 0 in both where it is not valid."""
         path = self._pictures[index]
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        found = self._reader.imdecode(data, self._reader.IMREAD_UNCHANGED) if len(data) else None
+        data = path.read_bytes()
+        pixels = np.frombuffer(data, np.uint8)
+        found = None
+        if _intact(data):  # the library would write its own complaints
+            found = self._reader.imdecode(pixels, self._reader.IMREAD_UNCHANGED)
         if found is None:
-            raise DataError(f"{path}: no readable PNG file, it may be cut off")
+            raise DataError(f"{path}: no readable PNG file, it is damaged or cut off")
         if found.dtype != np.uint16 or found.shape != (*self._resolution, 3):
             raise DataError(
                 f"{path}: {found.dtype} {found.shape}, expected uint16 {(*self._resolution, 3)}"
@@ -160,7 +181,8 @@ def _events(path: Path, maps: Path | None, resolution: tuple[int, int]) -> Itera
             places = np.asarray(dataset(maps, file, "rectify_map")[()], np.float64)
         if places.shape != (*resolution, 2):
             raise DataError(f"{maps}: rectify_map is {places.shape}, expected {(*resolution, 2)}")
-        table = np.rint(np.where(np.isfinite(places), places, -1)).astype(np.int64)
+        # -1 is outside, as is whatever lies further away or is not a number.
+        table = np.rint(np.where(np.abs(places) < 1 << 15, places, -1)).astype(np.int64)
     with opened(path) as file:
         offset = int(file["t_offset"][()]) if "t_offset" in file else 0
         columns = [dataset(path, file, f"events/{name}") for name in "xytp"]

@@ -15,7 +15,6 @@ depth and poses, but no flow.
 from __future__ import annotations
 
 import abc
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_data.errors import DataError
+from calib_data.npz import ARCHIVE_ERRORS
 from calib_data.prepare import rosbag
 from calib_data.prepare.columns import NpzMaps, dataset, opened
 from calib_data.prepare.recording import BLOCK, Block, FlowMaps, Found, Recording, each
@@ -182,7 +182,8 @@ class _CachedFlow(abc.ABC):
     def read(self, index: int) -> NDArray[np.float32]:
         """Map ``index``: float32 [2, H, W], pixels until the next; NaN becomes "not known"."""
         if index not in self._cache:
-            flow = np.asarray(self._load(index), np.float32)
+            with np.errstate(over="ignore"):
+                flow = np.asarray(self._load(index), np.float32)
             self._cache[index] = np.where(np.isfinite(flow).all(axis=0), flow, np.float32(0))
             while len(self._cache) > _CACHED_MAPS:
                 self._cache.popitem(last=False)
@@ -226,7 +227,7 @@ class NpzFlow(_CachedFlow):
             with np.load(path, allow_pickle=False) as archive:
                 stamps = np.asarray(archive["timestamps"], np.float64)
             self._x, self._y = NpzMaps(path, "x_flow_dist"), NpzMaps(path, "y_flow_dist")
-        except (KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        except ARCHIVE_ERRORS as error:
             raise DataError(
                 f"{path}: expected arrays x_flow_dist, y_flow_dist and timestamps ({error})"
             ) from error

@@ -10,7 +10,6 @@ import contextlib
 import io
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -18,6 +17,7 @@ from typing import IO
 import numpy as np
 
 from calib_data.errors import DataError
+from calib_data.npz import ARCHIVE_ERRORS
 from calib_data.prepare.recording import Block, Found, Recording, demand_resolution, each
 
 _PIECE = 1 << 23
@@ -68,7 +68,7 @@ def _member(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             return next((n for n in archive.namelist() if n.split("/")[-1] == "events.txt"), None)
-    except zipfile.BadZipFile as error:
+    except ARCHIVE_ERRORS as error:
         raise DataError(f"{path}: no readable zip file ({error})") from error
 
 
@@ -81,7 +81,9 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(_member(path) or "") as file:
             yield file
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except DataError:
+        raise
+    except ARCHIVE_ERRORS as error:
         raise DataError(f"{path}: cannot be read to its end ({error})") from error
 
 

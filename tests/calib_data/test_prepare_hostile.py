@@ -22,7 +22,7 @@ from calib_data.console import run
 from calib_data.files import held
 from calib_data.prepare import main
 from tests.calib_data import mvsec_files
-from tests.calib_data.recording_files import lines, write_dat, write_evt2
+from tests.calib_data.recording_files import lines, write_aedat4, write_dat, write_evt2
 
 Array = NDArray[Any]
 EVENTS, STAMPS = "davis/left/events", "davis/left/flow_dist_ts"
@@ -173,6 +173,30 @@ def test_evt21_is_not_taken_for_evt2(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "a.raw").write_bytes(header + bytes(64))
     assert run(main, ["prophesee", str(tmp_path / "a.raw"), str(tmp_path / "out")]) == 2
     assert "neither EVT2 nor EVT3" in capsys.readouterr().err
+
+
+def test_damaged_aedat4_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("aedat")
+    path = tmp_path / "a.aedat4"
+    write_aedat4(path, some_events(), "lz4")
+    whole = path.read_bytes()
+    packets = 18 + int.from_bytes(whole[14:18], "little")
+    damages = {
+        "no AEDAT 4.0 header": b"#!AER-DAT3.1\r\n" + whole[14:],
+        "cut off": whole[:600],
+        "utf-8": whole.replace(b"typeIdentifier", b"type\xffdentifier"),
+        "mismatched tag": whole.replace(b"</dv>", b"</dw>"),
+        "missing sizeX": whole.replace(b"sizeX", b"sizeZ"),
+        "to its end": whole[:-5],
+        # A packet of no bytes, on which the package panics.
+        "to its end (": whole[:packets] + bytes(4) + (4).to_bytes(4, "little") + bytes(40),
+    }
+    for told, data in damages.items():
+        path.write_bytes(data)
+        assert run(main, ["aedat4", str(path), str(tmp_path / "out")]) != 0
+        error = capsys.readouterr().err
+        assert told in error and error.startswith("error: ") and error.count("\n") == 1
+        assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_file_that_cannot_be_opened_does_not_stop_the_others(
