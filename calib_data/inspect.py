@@ -89,7 +89,7 @@ def _figures(path: Path, statistics: EventStatistics) -> dict[str, Any]:
         "out_of_order": statistics.num_back,
         "largest_step_back_s": statistics.largest_back,
         "outside_sensor": statistics.outside,
-        "not_finite": statistics.not_finite,
+        "impossible_times": statistics.impossible_times,
         "odd_polarity": statistics.odd_polarity,
         "problems": [],
     }
@@ -119,20 +119,20 @@ def describe(figures: dict[str, Any]) -> str:
     lines = [
         f"{figures['path']}: {width} x {height} pixels, {figures['active_pixels']:,} of "
         f"{width * height:,} active",
-        f"  events        {figures['events']:,} in {_number(figures['duration_s'])} s",
+        f"  events        {figures['events']:,} in {figures['duration_s']:.3f} s",
         f"  rate          {figures['rate_hz']:,.0f} per s, at most {figures['peak_rate_hz']:,.0f}",
         f"  brighter      {'-' if share is None else f'{100 * share:.1f} %'}",
         f"  hot pixels    {len(hot)}"
         + "".join(f"\n    x {x}, y {y}: in {100 * r:.0f} % of the windows" for x, y, r in hot[:10]),
         f"  gaps          {figures['gaps']} over {figures['gap_ms']:g} ms, the longest "
-        f"{_number(1000 * figures['longest_gap_s'])} ms",
+        f"{1000 * figures['longest_gap_s']:.3f} ms",
         f"  out of order  {figures['out_of_order']:,}, by at most "
-        f"{_number(1000 * figures['largest_step_back_s'])} ms",
+        f"{1000 * figures['largest_step_back_s']:.3f} ms",
         f"  outside       {figures['outside_sensor']:,}",
     ]
-    if figures["not_finite"] or figures["odd_polarity"]:
+    if figures["impossible_times"] or figures["odd_polarity"]:
         lines.append(
-            f"  damaged       {figures['not_finite']:,} times that are no numbers, "
+            f"  damaged       {figures['impossible_times']:,} impossible times, "
             f"{figures['odd_polarity']:,} polarities that are not 0 or 1 (or -1 or 1)"
         )
     if "images" in figures:
@@ -142,10 +142,6 @@ def describe(figures: dict[str, Any]) -> str:
         )
     lines += [f"  problem       {problem}" for problem in figures["problems"]]
     return "\n".join(lines)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if value < 1e12 else f"{value:.3g}"
 
 
 def plot(statistics: EventStatistics, path: Path, title: str) -> None:

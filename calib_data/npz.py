@@ -154,7 +154,10 @@ def open_events(
         return NpzEvents(path, resolution)
     if suffix in HDF5_SUFFIXES:
         return EventFile(path, resolution)
-    raise DataError(f"{path}: unknown kind of recording; expected .h5, .hdf5 or .npz")
+    raise DataError(
+        f"{path}: unknown kind of recording; expected .h5, .hdf5 or .npz "
+        "(python -m calib_data.prepare makes .h5 files of others)"
+    )
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:

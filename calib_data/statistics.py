@@ -21,7 +21,8 @@ MIN_HOT_WINDOWS = 6
 GAP_S = 0.01
 """Successive events further apart than this are counted as a gap, seconds."""
 
-_FAR = 1 << 53
+_LATEST = 1e15
+"""Further from 0 no event is believed to be, seconds."""
 
 MAX_SLOTS = 1_000_000
 """Windows that the rate over time is kept for; one wild timestamp must not fill the memory."""
@@ -54,7 +55,7 @@ class EventStatistics:
         self.num_back = 0
         self.largest_back = 0.0
         self.outside = 0
-        self.not_finite = self.odd_polarity = 0
+        self.impossible_times = self.odd_polarity = 0
         self._earliest = np.inf
         self.counts = np.zeros(resolution, np.int64)
         self._active = np.zeros(resolution[0] * resolution[1], np.int64)
@@ -75,12 +76,12 @@ class EventStatistics:
 
         A polarity above 0 is a brighter pixel; others than -1, 0 and 1 are counted as odd. Events
         outside the sensor are counted as such and left out of everything that is per pixel, those
-        whose time is not finite out of everything.
+        at no possible time (NaN, infinite, or 30 million years away) out of everything.
         """
-        finite = np.isfinite(ts)
-        if not finite.all():
-            self.not_finite += int((~finite).sum())
-            xs, ys, ts, ps = xs[finite], ys[finite], ts[finite], ps[finite]
+        possible = np.abs(ts) < _LATEST
+        if not possible.all():
+            self.impossible_times += int((~possible).sum())
+            xs, ys, ts, ps = xs[possible], ys[possible], ts[possible], ps[possible]
         if not len(ts):
             return
         self.odd_polarity += int((~np.isin(ps, (-1, 0, 1))).sum())
@@ -95,7 +96,7 @@ class EventStatistics:
         self.outside += int((~inside).sum())
         pixels = (rows * width + columns)[inside]
         self.counts.ravel()[:] += np.bincount(pixels, minlength=height * width)
-        windows = self._slots(ts[inside], _FAR)
+        windows = np.floor((ts[inside] - self.first) / self.hot_window_s).astype(np.int64)
         # A window that time has left is not taken up again for an event that comes late.
         self._add_windows(np.maximum(np.maximum.accumulate(windows), self._window), pixels)
 
@@ -152,13 +153,9 @@ class EventStatistics:
         self._earliest = min(self._earliest, float(ts.min()))
         self._latest = float(latest[-1])
         self.last = self._latest
-        self._bins.append(np.bincount(self._slots(ts, MAX_SLOTS).clip(0)))
+        slots = np.floor((ts - self.first) / self.hot_window_s).clip(0, MAX_SLOTS - 1)
+        self._bins.append(np.bincount(slots.astype(np.int64)))
         self.rate_over_time()
-
-    def _slots(self, ts: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
-        """Number of the window of each time, between -``limit`` and ``limit`` - 1."""
-        slots = np.floor((ts - self.first) / self.hot_window_s).clip(-limit, limit - 1)
-        return slots.astype(np.int64)
 
     def _add_windows(self, windows: NDArray[np.int64], pixels: NDArray[np.int64]) -> None:
         """Count, for every pixel, the windows it was active in; windows never decrease."""

@@ -57,12 +57,10 @@ def test_impossible_times_and_polarities_are_counted(
         del file["events/ps"]
         file["events/ps"] = ps
     told = figures(recording, capsys)
-    assert (told["events"], told["not_finite"], told["odd_polarity"]) == (998, 2, 2)
-    assert told["duration_s"] == pytest.approx(1e300)
+    assert (told["events"], told["impossible_times"], told["odd_polarity"]) == (997, 3, 2)
     assert run(main, [str(recording)]) == 0
     text = capsys.readouterr().out
-    assert "2 times that are no numbers, 2 polarities" in text
-    assert max(map(len, text.splitlines()[1:])) < 100
+    assert "3 impossible times, 2 polarities" in text
 
 
 def test_backwards_recordings_have_their_duration_and_short_ones_their_peak(
