@@ -264,7 +264,7 @@ class _Reader:
 
     def network(self, resolution: tuple[int, int]) -> Network:
         for tensor in self.model.graph.initializer:
-            self.constants[tensor.name] = numpy_helper.to_array(tensor)
+            self._keep(tensor.name, tensor)
         self.meanings[EVENTS] = _Counts()
         for state in self.artifact.states:
             before = _Membrane(state.layer, False) if state.role == "mem" else None
@@ -276,6 +276,12 @@ class _Reader:
         self._check_states()
         head = self._head()
         return Network(self.artifact, resolution, tuple(self.layers.values()), head)
+
+    def _keep(self, name: str, tensor: onnx.TensorProto) -> None:
+        try:
+            self.constants[name] = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise self.error(f"tensor {name!r} is damaged ({error}); export again") from error
 
     def error(self, problem: str) -> BundleError:
         return BundleError(f"{self.where}: {problem}")
@@ -319,6 +325,15 @@ class _Reader:
             raise self._unexpected(node, f"has no constant as input {position} ({name!r})")
         return self.constants[name]
 
+    def _spread(self, node: NodeProto, position: int, count: int) -> Array:
+        """A constant of one value, or of one per channel, as [count]."""
+        array = self._array(node, position)
+        if array.size != 1 and array.shape != (count,):
+            raise self._unexpected(
+                node, f"has {array.size} values as input {position}, expected 1 or {count}"
+            )
+        return np.broadcast_to(array.reshape(-1), (count,))
+
     def _meaning(self, node: NodeProto, position: int) -> _Meaning:
         name = node.input[position] if position < len(node.input) else ""
         if name not in self.meanings:
@@ -328,7 +343,7 @@ class _Reader:
     def _constant(self, node: NodeProto) -> None:
         for attribute in node.attribute:
             if attribute.name == "value":
-                self.constants[node.output[0]] = numpy_helper.to_array(attribute.t)
+                self._keep(node.output[0], attribute.t)
                 return
         raise self._unexpected(node, "holds no tensor")
 
@@ -414,17 +429,18 @@ class _Reader:
     def _qlinear(self, node: NodeProto) -> _Meaning:
         if len(node.input) != 9:
             raise self._unexpected(node, "has no bias")
-        x_scale, x_zero, weight, w_scale, w_zero, y_scale, y_zero, bias = (
-            self._array(node, position) for position in range(1, 9)
-        )
-        if np.any(x_zero) or np.any(w_zero) or y_zero.dtype != np.uint8 or y_zero != ZERO_POINT:
+        weight, bias = self._array(node, 3), self._array(node, 8)
+        channels = weight.shape[0] if weight.ndim else 0
+        x_zero, w_zero = self._spread(node, 2, 1), self._spread(node, 5, channels)
+        y_zero = self._spread(node, 7, 1)
+        if np.any(x_zero) or np.any(w_zero) or y_zero.dtype != np.uint8 or y_zero[0] != ZERO_POINT:
             raise self._unexpected(node, f"has zero points other than 0, 0 and {ZERO_POINT}")
+        scales = [self._spread(node, 1, 1), self._spread(node, 4, channels)]
+        scales.append(self._spread(node, 6, 1))
+        x_scale, w_scale, y_scale = (scale.astype(np.float32) for scale in scales)
         # In float32 and in this order, as QLinearConv has it.
         with np.errstate(all="ignore"):
-            factor: Float32 = x_scale.astype(np.float32) * w_scale.astype(np.float32)
-            multiplier: Float32 = np.broadcast_to(
-                factor / y_scale.astype(np.float32), weight.shape[:1]
-            )
+            multiplier: Float32 = x_scale * w_scale / y_scale
         if not bool((np.isfinite(multiplier) & (multiplier > 0)).all()):
             raise self._unexpected(node, "has scales that are not positive and finite")
         return _Requantized(self._sums(node, weight, bias, multiplier), 0)
@@ -512,8 +528,8 @@ class _Reader:
         sums = self._meaning(node, 0)
         if not isinstance(sums, _Sums) or node.input[0] != FLOW_ACC:
             raise self._unexpected(node, f"dequantizes something else than {FLOW_ACC}")
-        scale = np.broadcast_to(self._array(node, 1).astype(np.float32), (2,))
-        zero = self._array(node, 2) if len(node.input) > 2 else np.zeros(1)
+        scale = self._spread(node, 1, 2).astype(np.float32)
+        zero = self._spread(node, 2, 2) if len(node.input) > 2 else np.zeros(1)
         if np.any(zero) or not bool((np.isfinite(scale) & (scale > 0)).all()):
             raise self._unexpected(node, "has a zero point, or scales that are not positive")
         return _Flow(sums, scale, 0)

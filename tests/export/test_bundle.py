@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,11 +34,12 @@ from export.graphs.builder import Dims
 from export.graphs.integer import integer_model
 from export.microcontroller import source
 from export.microcontroller.factors import integer_factor
-from export.microcontroller.network import BundleError, read_network
+from export.microcontroller.network import BundleError, identifier, read_network
 from export.microcontroller.vectors import crc, run_reference, synthetic_counts
 from export.profile_export import build_profile
 from export.profiles import PROFILES
-from runtime.artifact import load_model
+from runtime.artifact import LoadedModel, load_model, validate_model
+from runtime.errors import ArtifactError
 
 STEPS = 50
 SANITIZED = (*CC, *STRICT, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -529,6 +531,76 @@ def test_other_kinds_are_refused(make_sources: Any, tmp_path: Path) -> None:
         write(free, tmp_path, resolution=(4096, 4096))
     with pytest.raises(BundleError, match="made for 18 x 26"):
         write(integer_model(sources.spec, Dims(SIZE, free=False)), tmp_path, resolution=(8, 8))
+
+
+def garble(model: onnx.ModelProto, draw: random.Random) -> None:
+    """One change that a stranger, or a fault of an exporter, could have made."""
+    node = draw.choice(model.graph.node)
+    tensor = draw.choice(model.graph.initializer)
+    other = draw.choice(model.graph.initializer)
+    what = draw.randrange(5)
+    if what == 0 and node.input:
+        names = [name for each in model.graph.node for name in each.input]
+        node.input[draw.randrange(len(node.input))] = draw.choice(names)
+    elif what == 1 and node.input:
+        del node.input[-1]
+    elif what == 2 and node.attribute:
+        attribute = draw.choice(node.attribute)
+        if attribute.ints:
+            attribute.ints[draw.randrange(len(attribute.ints))] = draw.choice([0, 1, 2, 3])
+        else:
+            attribute.i = draw.choice([0, 1, 2, 6])
+    elif what == 3:
+        values = numpy_helper.to_array(tensor)
+        changed = draw.choice(
+            [values.reshape(-1)[:1], values[..., None], values.reshape(-1).repeat(2), values * 0]
+        )
+        tensor.CopyFrom(numpy_helper.from_array(np.array(changed), tensor.name))
+    else:
+        tensor.name, other.name = other.name, tensor.name
+
+
+@pytest.mark.parametrize("case", ["flow-short", "uint8"])
+def test_garbled_graphs_are_one_error(case: str, bundles: Any) -> None:
+    draw = random.Random(11)
+    given = onnx.load(bundles(case).model)
+    refused = 0
+    for _ in range(150):
+        model = onnx.ModelProto()
+        model.CopyFrom(given)
+        garble(model, draw)
+        try:
+            artifact = validate_model(model)
+        except ArtifactError:
+            continue
+        try:
+            read_network(LoadedModel(Path("garbled"), artifact, model, b""))
+        except BundleError as error:
+            assert "garbled" in str(error)
+            refused += 1
+    assert refused > 5
+
+
+def test_layers_of_one_name_in_c_are_refused(bundles: Any) -> None:
+    assert identifier("R1a") == "R1a" and identifier("0.conv-x") == "layer_0_conv_x"
+    assert identifier("flow") == "layer_flow" and identifier("a*/b") == "a_b"
+    model = onnx.load(bundles("flow-short").model)
+    entry = next(p for p in model.metadata_props if p.key == "snn.artifact")
+    entry.value = entry.value.replace('R1a"', 'G_1"').replace('G1"', 'G.1"')
+    for value in [*model.graph.input, *model.graph.output]:
+        value.name = value.name.replace(".R1a", ".G_1").replace(".G1", ".G.1")
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [
+                name.replace("mem.G1", "mem.G.1")
+                .replace("mem.R1a", "mem.G_1")
+                .replace("out.G1", "out.G.1")
+                .replace("out.R1a", "out.G_1")
+                for name in names
+            ]
+    artifact = validate_model(model)
+    with pytest.raises(BundleError, match="layer 'G_1' has the name of another one in C"):
+        read_network(LoadedModel(Path("twice"), artifact, model, b""))
 
 
 def test_names_of_an_artifact_cannot_become_code() -> None:
