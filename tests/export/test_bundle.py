@@ -102,8 +102,8 @@ def test_selftest_fails_on_another_weight(bundles: Any, tmp_path: Path) -> None:
         run([program])
 
 
-def test_fused_and_separate_graphs_give_the_same_code(make_sources: Any, tmp_path: Path) -> None:
-    spec = make_sources("LIFFireNet").spec
+def test_fused_and_separate_graphs_give_the_same_code(sources: Any, tmp_path: Path) -> None:
+    spec = sources.spec
     texts = []
     for name in ("integer", "integer-nchw"):
         model, _ = build_profile(PROFILES[name], spec, Dims(SIZE, free=False))
@@ -111,8 +111,8 @@ def test_fused_and_separate_graphs_give_the_same_code(make_sources: Any, tmp_pat
     assert texts[0] == texts[1]
 
 
-def test_free_size_is_chosen(make_sources: Any, tmp_path: Path) -> None:
-    model = integer_model(make_sources("LIFFireNet").spec, Dims(SIZE, free=True))
+def test_free_size_is_chosen(sources: Any, tmp_path: Path) -> None:
+    model = integer_model(sources.spec, Dims(SIZE, free=True))
     assert write(model, tmp_path / "a").bundle.network.resolution == SIZE
     small = write(model, tmp_path / "b", resolution=(9, 7))
     program = small.compile(tmp_path / "selftest", CC, *SELFTEST)
@@ -147,10 +147,10 @@ def test_sums_that_need_more_than_16_bits(
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (5, 1)])
 def test_tiny_images(
-    size: tuple[int, int], make_sources: Any, moving_counts: Any, tmp_path: Path
+    size: tuple[int, int], sources: Any, moving_counts: Any, tmp_path: Path
 ) -> None:
     """Fewer rows than a kernel is high: every border at once."""
-    model = integer_model(make_sources("LIFFireNet").spec, Dims(size, free=False))
+    model = integer_model(sources.spec, Dims(size, free=False))
     written = write(model, tmp_path, allow_silent=True)
     program = written.compile(tmp_path / "trace", CC, TRACE)
     windows = [np.minimum(w * 9, 127) for w in moving_counts(20, size)]
@@ -413,8 +413,8 @@ def test_nothing_is_left_when_writing_fails(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_silent_layers_are_refused(make_sources: Any, tmp_path: Path) -> None:
-    spec = copy.deepcopy(make_sources("LIFFireNet").spec)
+def test_silent_layers_are_refused(sources: Any, tmp_path: Path) -> None:
+    spec = copy.deepcopy(sources.spec)
     spec.layers[3].threshold[:] = 32767
     model = integer_model(spec, Dims((6, 8), free=False))
     with pytest.raises(BundleError, match="layer 'R1b' never fires"):
@@ -513,8 +513,7 @@ def test_inconsistent_artifacts_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_other_kinds_are_refused(make_sources: Any, tmp_path: Path) -> None:
-    sources = make_sources("LIFFireNet")
+def test_other_kinds_are_refused(sources: Any, tmp_path: Path) -> None:
     for kind in ("float", "qdq"):
         with pytest.raises(BundleError, match=f"a file of kind {kind}"):
             write(sources.graph(kind), tmp_path)
@@ -565,7 +564,7 @@ def test_garbled_graphs_are_one_error(case: str, bundles: Any) -> None:
     draw = random.Random(11)
     given = onnx.load(bundles(case).model)
     refused = 0
-    for _ in range(150):
+    for _ in range(80):
         model = onnx.ModelProto()
         model.CopyFrom(given)
         garble(model, draw)
@@ -578,7 +577,7 @@ def test_garbled_graphs_are_one_error(case: str, bundles: Any) -> None:
         except BundleError as error:
             assert "garbled" in str(error)
             refused += 1
-    assert refused > 5
+    assert refused > 3
 
 
 def test_layers_of_one_name_in_c_are_refused(bundles: Any) -> None:
