@@ -11,27 +11,24 @@ which every layer's spikes are outputs too. Nothing it computes changes by that.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from calib_data import console
-from calib_data.encodings import event_mask
-from calib_data.events import EventSource
 from calib_data.npz import open_events
 from runtime.arguments import add_recording_arguments, positive
 from runtime.artifact import LoadedModel, load_model
 from runtime.errors import EvaluationError
-from runtime.evaluate_output import outcome_values, write_csv, write_json
+from runtime.evaluate_output import CsvTable, outcome_values, write_json
 from runtime.evaluate_sequences import Outcome, evaluate_all, find_recordings
 from runtime.evaluate_tables import list_metrics, print_means, print_profile, print_tables
 from runtime.evaluate_tables import table_console as table_console
+from runtime.evaluation import Evaluation as Evaluation
+from runtime.evaluation import NetworkResult as NetworkResult
+from runtime.evaluation import Observer as Observer
+from runtime.evaluation import evaluate as evaluate
 from runtime.house import start_command
-from runtime.metrics import ChosenMetrics, SequenceScore, find_metrics
+from runtime.metrics import find_metrics
 from runtime.picture_outputs import PictureOutputs, add_picture_arguments
 from runtime.pooling import POOLINGS, PooledRunner
 from runtime.protocol import CUSTOM, Protocol, find_protocol, named_protocols
@@ -39,252 +36,8 @@ from runtime.published_results import METRICS as PUBLISHED_METRICS
 from runtime.published_results import compare, print_comparison, published_results
 from runtime.research_config import read_research_config
 from runtime.runner import Runner
-from runtime.sequence import Drive, StepRecord, drive
 from runtime.session import StatefulSession
 from runtime.warping import EVENTS_PER_VALUE
-
-Observer = Callable[[StepRecord], None]
-
-
-@dataclass(frozen=True)
-class WindowStep:
-    """One network in one window. aee, zero_aee: pixels, None where it is not scored. pixels:
-    scored. latency_ms: of the step, without encoding."""
-
-    aee: float | None
-    zero_aee: float | None
-    pixels: int
-    latency_ms: float
-
-
-@dataclass(frozen=True)
-class WindowResult:
-    """One window: its number, the end of its time in seconds since t0, its events."""
-
-    index: int
-    seconds: float
-    events: int
-    networks: Mapping[str, WindowStep]
-
-
-@dataclass
-class Profile:
-    """Wall seconds: reading windows, encoding and stepping them (all networks), and everything."""
-
-    loading: float = 0.0
-    encoding: float = 0.0
-    stepping: float = 0.0
-    total: float = 0.0
-
-    def to_dict(self, events: int) -> dict[str, float | None]:
-        """JSON values; rest is scoring and pictures, the rate is over everything."""
-        return {
-            "loading": self.loading,
-            "encoding": self.encoding,
-            "stepping": self.stepping,
-            "rest": max(self.total - self.loading - self.encoding - self.stepping, 0.0),
-            "total": self.total,
-            "events_per_second": events / self.total if self.total else None,
-        }
-
-
-@dataclass
-class NetworkResult:
-    """What one network did over a recording.
-
-    score: errors of the scored windows. fired, neurons: spikes and chances to spike by layer, over
-    all windows. fwl: values of the flow warp loss. times, aee: per scored frame, the end of its
-    window in seconds and its AEE in pixels. flow_scaling: pixels per window for an output of 1.
-    metrics: those asked for by name.
-    """
-
-    score: SequenceScore = field(default_factory=SequenceScore)
-    fired: dict[str, int] = field(default_factory=dict)
-    neurons: dict[str, int] = field(default_factory=dict)
-    fwl: list[float] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    aee: list[float] = field(default_factory=list)
-    flow_scaling: float = 1.0
-    metrics: ChosenMetrics = field(default_factory=lambda: ChosenMetrics(()))
-
-    def spike_rates(self) -> dict[str, float]:
-        """Share of neurons that fired per step, by layer."""
-        return {layer: self.fired[layer] / total for layer, total in self.neurons.items() if total}
-
-    def spike_rate(self) -> float | None:
-        """The share over all layers, every neuron weighing the same; None if unknown."""
-        total = sum(self.neurons.values())
-        return sum(self.fired.values()) / total if total else None
-
-    def mean_fwl(self) -> float | None:
-        """Mean flow warp loss, None if it was not computed."""
-        return float(np.mean(self.fwl)) if self.fwl else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as JSON values; ``metrics`` only where some were asked for."""
-        chosen = {"metrics": self.metrics.to_dict()} if self.metrics.metrics else {}
-        return {
-            "score": self.score.to_dict(),
-            "spike_rate": self.spike_rate(),
-            "spike_rates": self.spike_rates(),
-            "fwl": self.mean_fwl(),
-            "timeline": {"seconds": self.times, "aee": self.aee},
-            **chosen,
-        }
-
-
-@dataclass
-class Evaluation:
-    """Networks driven side by side over one recording.
-
-    windows, events: driven windows and the events in them. per_window: each of them. partial:
-    whether it was interrupted before the end.
-    """
-
-    data: Path
-    resolution: tuple[int, int]
-    plan: Drive
-    networks: dict[str, NetworkResult]
-    windows: int = 0
-    events: int = 0
-    per_window: list[WindowResult] = field(default_factory=list)
-    profile: Profile = field(default_factory=Profile)
-    partial: bool = False
-
-    @property
-    def events_per_pixel(self) -> float:
-        """Input density: events per pixel and window."""
-        pixels = self.resolution[0] * self.resolution[1]
-        return self.events / (self.windows * pixels) if self.windows else 0.0
-
-    def add(self, record: StepRecord) -> None:
-        """Take the record of one window in."""
-        self._add_to_metrics(record)
-        self.windows += 1
-        self.events += len(record.window.events)
-        self.profile.loading += record.loading
-        self.profile.encoding += sum(step.encoding for step in record.networks.values())
-        self.profile.stepping += sum(step.seconds for step in record.networks.values())
-        self.per_window.append(_window_result(record))
-        for name, step in record.networks.items():
-            result = self.networks[name]
-            for layer, fired in step.fired.items():
-                result.fired[layer] = result.fired.get(layer, 0) + fired
-                result.neurons[layer] = result.neurons.get(layer, 0) + step.neurons[layer]
-            if step.fwl is not None:
-                result.fwl.append(step.fwl)
-            if step.score is not None and step.score.pixels:
-                result.score.add(step.score)
-                result.times.append(record.window.t_stop)
-                result.aee.append(step.score.aee)
-
-    def _add_to_metrics(self, record: StepRecord) -> None:
-        window = record.window
-        asked = any(result.metrics.metrics for result in self.networks.values())
-        if not asked or self.windows < self.plan.warmup:
-            return
-        events = event_mask(window.events, self.resolution)
-        for name, step in record.networks.items():
-            result = self.networks[name]
-            pixels_per_window = step.flow * np.float32(result.flow_scaling)
-            result.metrics.add_window(window.events, pixels_per_window)
-            if step.pixels is not None and window.flow is not None:
-                result.metrics.add_frame(step.pixels, window.flow, events)
-
-    def yardsticks(self) -> dict[str, float | None]:
-        """AEE over pixels of predicting zero, and each frame's mean ground truth."""
-        score = next(iter(self.networks.values())).score
-        if not score.frames:
-            return {"zero_aee": None, "mean_aee": None}
-        means = score.by_pixels()
-        return {"zero_aee": means["zero_aee"], "mean_aee": means["mean_aee"]}
-
-    def zero_timeline(self) -> list[float]:
-        """AEE of predicting zero, per scored frame."""
-        return [frame.zero_aee for frame in next(iter(self.networks.values())).score.frames]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The evaluation as JSON values."""
-        return {
-            "data": str(self.data),
-            "resolution": list(self.resolution),
-            "mode": self.plan.mode,
-            "window": self.plan.window,
-            "warmup": self.plan.warmup,
-            "fwl_events": self.plan.fwl_events,
-            "windows": self.windows,
-            "events": self.events,
-            "events_per_pixel": self.events_per_pixel,
-            "networks": {name: result.to_dict() for name, result in self.networks.items()},
-            "yardsticks": self.yardsticks(),
-            "partial": self.partial,
-            "profile": self.profile.to_dict(self.events),
-            "per_window": [asdict(window) for window in self.per_window],
-        }
-
-
-def _window_result(record: StepRecord) -> WindowResult:
-    steps = {}
-    for name, step in record.networks.items():
-        score = step.score if step.score is not None and step.score.pixels else None
-        steps[name] = WindowStep(
-            aee=score.aee if score and np.isfinite(score.aee) else None,
-            zero_aee=score.zero_aee if score else None,
-            pixels=score.pixels if score else 0,
-            latency_ms=step.seconds * 1000,
-        )
-    window = record.window
-    return WindowResult(window.index, window.t_stop, len(window.events), steps)
-
-
-def evaluate(
-    file: EventSource,
-    runners: Mapping[str, Runner],
-    plan: Drive,
-    *,
-    observe: Observer | None = None,
-    quiet: bool = False,
-    metrics: Iterable[str] = (),
-    keep_interrupted: bool = False,
-) -> Evaluation:
-    """Drive networks over a recording and gather their scores.
-
-    Args:
-        file: the recording.
-        runners: networks by name; spike rates need diagnostic ones (``runner.diagnostic()``).
-        plan: windows and scoring.
-        observe: called with every record, for pictures.
-        quiet: no progress bar.
-        metrics: names of ``runtime.metrics.METRICS`` to gather besides.
-        keep_interrupted: on Ctrl-C return what was computed, marked as partial.
-
-    Raises:
-        EvaluationError, DataError: as ``runtime.sequence.drive``.
-        MetricError: an unknown metric.
-    """
-    wanted = [metric.name for metric in find_metrics(metrics)]
-    networks = {
-        name: NetworkResult(
-            flow_scaling=runner.artifact.flow_scaling,
-            metrics=ChosenMetrics(wanted, plan.fwl_events or EVENTS_PER_VALUE),
-        )
-        for name, runner in runners.items()
-    }
-    result = Evaluation(Path(file.path), file.resolution, plan, networks)
-    plan.check()
-    records = drive(file, runners, plan)
-    start = time.perf_counter()
-    try:
-        for record in console.progress(records, "evaluating", plan.count(file), quiet=quiet):
-            result.add(record)
-            if observe is not None:
-                observe(record)
-    except KeyboardInterrupt:
-        if not keep_interrupted:
-            raise
-        result.partial = True
-    result.profile.total = time.perf_counter() - start
-    return result
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -305,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     pictures = PictureOutputs(
         arguments, dict(zip(names, loaded, strict=True)), several=len(recordings) > 1
     )
+    table = CsvTable(arguments.csv) if arguments.csv is not None else None
     native: dict[str, bool] = {}
 
     def one(path: Path) -> Evaluation:
@@ -322,8 +76,9 @@ def main(argv: list[str] | None = None) -> int:
             plan = protocol.plan(file, _fwl_events(arguments, protocol.mode))
             with pictures.sequence(path.stem, file.resolution, runners, plan.mode) as observe:
                 result = evaluate(
-                    file, runners, plan, metrics=metrics, observe=observe, keep_interrupted=True
-                )
+                    file, runners, plan, metrics=metrics, observe=observe, keep_interrupted=True,
+                    on_window=table.sequence(path) if table is not None else None,
+                )  # fmt: skip
                 observe.finish(result)
         return result
 
@@ -340,8 +95,8 @@ def main(argv: list[str] | None = None) -> int:
         values = outcome_values(outcome, protocol, facts)
         values["comparison"] = compare(outcome.evaluations, protocol)
         write_json(arguments.json, values)
-    if arguments.csv is not None:
-        write_csv(arguments.csv, outcome)
+    if table is not None:
+        table.write(outcome.evaluations)
     if outcome.evaluations:
         pictures.finish(protocol=protocol.to_dict(), warnings=_warnings(outcome))
     _print(outcome, protocol)

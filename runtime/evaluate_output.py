@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from calib_data.files import atomic_path
+from calib_data.files import atomic_path, check_writable
 from runtime.evaluate_sequences import Outcome
+from runtime.evaluation import WindowResult
 from runtime.protocol import Protocol
 
 COLUMNS = (
@@ -76,22 +79,45 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, outcome: Outcome) -> None:
-    """One row per sequence, window and network; columns are ``COLUMNS``, empty where unscored."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+class CsvTable:
+    """A row per sequence, window and network; columns are ``COLUMNS``, empty where unscored.
+
+    Rows are written while windows are driven, those of a sequence to a temporary file of its own,
+    so that memory does not grow and a recording that fails leaves none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError where the file cannot be written."""
+        check_writable(path)
+        self._path = path
+        self._rows: dict[Path, IO[str]] = {}
+
+    def sequence(self, data: Path) -> Callable[[WindowResult], None]:
+        """What takes the windows of the recording in."""
+        file = tempfile.TemporaryFile("w+", newline="")  # noqa: SIM115 (open until the end)
+        self._rows[data] = file
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(_rows(outcome))
+
+        def add(window: WindowResult) -> None:
+            writer.writerows(_rows(data.stem, window))
+
+        return add
+
+    def write(self, finished: Iterable[Path]) -> None:
+        """Write the table of these recordings, in this order."""
+        with atomic_path(self._path) as temporary, temporary.open("w", newline="") as table:
+            csv.writer(table).writerow(COLUMNS)
+            for data in finished:
+                self._rows[data].seek(0)
+                shutil.copyfileobj(self._rows[data], table)
 
 
-def _rows(outcome: Outcome) -> Iterator[tuple[Any, ...]]:
-    for data, evaluation in outcome.evaluations.items():
-        for window in evaluation.per_window:
-            for name, step in window.networks.items():
-                yield (
-                    data.stem, window.index, f"{window.seconds:.9g}", window.events, name,
-                    _cell(step.aee), _cell(step.zero_aee), step.pixels, f"{step.latency_ms:.6g}",
-                )  # fmt: skip
+def _rows(sequence: str, window: WindowResult) -> Iterator[tuple[Any, ...]]:
+    for name, step in window.networks.items():
+        yield (
+            sequence, window.index, f"{window.seconds:.9g}", window.events, name,
+            _cell(step.aee), _cell(step.zero_aee), step.pixels, f"{step.latency_ms:.6g}",
+        )  # fmt: skip
 
 
 def _cell(value: float | None) -> str:

@@ -12,7 +12,7 @@ from calib_data.npz import HDF5_SUFFIXES
 from runtime.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from runtime.evaluate import Evaluation
+    from runtime.evaluation import Evaluation
 
 SUFFIXES = (*HDF5_SUFFIXES, ".npz")
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from runtime.metrics import METRICS
 
 if TYPE_CHECKING:
-    from runtime.evaluate import Evaluation
+    from runtime.evaluation import Evaluation
 
 _WIDTH = 140
 
@@ -41,7 +41,7 @@ def print_tables(result: Evaluation, out: Console) -> None:
 
 
 def _score_table(result: Evaluation) -> Table:
-    frames = max(len(network.score.frames) for network in result.networks.values())
+    frames = max(network.score.frames for network in result.networks.values())
     table = Table(title=f"errors on {frames} scored frames, every pixel weighing the same")
     table.add_column("prediction", overflow="fold")
     for heading in ("AEE px", "AEE by frames", "outliers", "AAE deg", "NEE", "spikes", "FWL"):
@@ -100,15 +100,20 @@ def print_means(evaluations: Mapping[Path, Evaluation], out: Console) -> None:
 
 
 def print_profile(evaluations: Mapping[Path, Evaluation], out: Console) -> None:
-    """Print where the time went: reading, encoding, stepping, the rest."""
+    """Print where the time went, and how many events a second were evaluated."""
     for path, evaluation in evaluations.items():
-        profile = evaluation.profile.to_dict(evaluation.events)
-        rate = profile["events_per_second"]
+        profile = evaluation.profile
+        total = max(sum(profile.parts.values()), 1e-9)
+        shares = [
+            f"{name} {seconds:.3f} s ({100 * seconds / total:.0f} %)"
+            for name, seconds in profile.parts.items()
+        ]
+        rate = profile.to_dict(evaluation.events)["events_per_second"]
         out.print(
             f"{path.stem}: {evaluation.events} events, {_text(rate, 0)} events per second; "
-            f"loading {profile['loading']:.3f} s, encoding {profile['encoding']:.3f} s, stepping "
-            f"{profile['stepping']:.3f} s, scoring and the rest {profile['rest']:.3f} s",
+            f"{', '.join(shares)}",
             highlight=False,
+            soft_wrap=True,
         )
 
 

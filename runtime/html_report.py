@@ -23,7 +23,7 @@ from runtime.snapshots import Snapshot, common_scales, strip_images, warped_imag
 from runtime.streaming import Histogram
 
 if TYPE_CHECKING:
-    from runtime.evaluate import Evaluation, NetworkResult
+    from runtime.evaluation import Evaluation, NetworkResult
 
 _WHEEL_PIXELS = 141
 _HALF_WIDTH = 460
@@ -166,7 +166,7 @@ def _scores(evaluation: Evaluation) -> str:
     labels = (("zero_aee", ZERO), ("mean_aee", "mean true flow of the frame"))
     rows += [{"name": t, "aee": marks[k], "dim": True} for k, t in labels if marks[k] is not None]
     columns = [c for c in _ERRORS if any(row.get(c[1]) is not None for row in rows)]
-    frames = max(len(result.score.frames) for result in evaluation.networks.values())
+    frames = max(result.score.frames for result in evaluation.networks.values())
     caption = f"{frames} scored frames, every pixel weighing the same unless stated"
     body = page.table(rows, columns, caption=caption if frames else "no ground truth was scored")
     asked = [

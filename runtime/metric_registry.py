@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from runtime.scores import (
     score_frame,
     scoring_mask,
 )
+from runtime.streaming import RunningSum
 from runtime.warping import EVENTS_PER_VALUE, Warp, flow_warp_loss, rsat
 
 FILTER_PIXELS = 0.5
@@ -51,6 +52,7 @@ class Part(NamedTuple):
 
 
 FrameFunction = Callable[[Flow, Flow, Mask], Part]
+ScoreFunction = Callable[[FrameScore], Part]
 WindowFunction = Callable[[Sequence[Warp]], float]
 
 
@@ -62,7 +64,8 @@ class Metric:
     way. source: where the definition is from. frame: computes it from flow and ground truth,
     float32 [2, H, W] in pixels over the ground-truth interval, and bool [H, W], pixels with an
     event. windows: computes it from events instead. by_pixels: whether frames can be joined pixel
-    by pixel. faithful_of: the metric whose published form this is.
+    by pixel. faithful_of: the metric whose published form this is. of_score: computes it from the
+    frame's score, which saves doing so again.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Metric:
     windows: WindowFunction | None = None
     by_pixels: bool = True
     faithful_of: str | None = None
+    of_score: ScoreFunction | None = None
 
 
 class MetricValue(NamedTuple):
@@ -88,16 +92,25 @@ class MetricValue(NamedTuple):
     values: int
 
 
-def _score(total: str, weight: str = "pixels") -> FrameFunction:
-    def part(flow: Flow, ground_truth: Flow, events: Mask) -> Part:
-        score = score_frame(flow, ground_truth, scoring_mask(ground_truth, events))
-        return Part(float(getattr(score, total)), float(getattr(score, weight)))
-
-    return part
+class _Forms(TypedDict):
+    frame: FrameFunction
+    of_score: ScoreFunction
 
 
-def _angle_of_means(flow: Flow, ground_truth: Flow, events: Mask) -> Part:
-    score: FrameScore = score_frame(flow, ground_truth, scoring_mask(ground_truth, events))
+def _forms(of_score: ScoreFunction) -> _Forms:
+    """Both ways of computing what is a part of a frame's score."""
+
+    def frame(flow: Flow, ground_truth: Flow, events: Mask) -> Part:
+        return of_score(score_frame(flow, ground_truth, scoring_mask(ground_truth, events)))
+
+    return {"frame": frame, "of_score": of_score}
+
+
+def _score(total: str, weight: str = "pixels") -> _Forms:
+    return _forms(lambda s: Part(float(getattr(s, total)), float(getattr(s, weight))))
+
+
+def _angle_of_means(score: FrameScore) -> Part:
     return Part(score.angle_of_means, 1.0) if score.pixels else Part(0.0, 0.0)
 
 
@@ -149,14 +162,14 @@ def _published(
 
 
 _ALL = (
-    Metric("aee", "px", "lower", "mean |F - G|", _OTTE, _score("sum_error")),
+    Metric("aee", "px", "lower", "mean |F - G|", _OTTE, **_score("sum_error")),
     Metric(
         "outliers", "share", "lower", "|F - G| > 3 px and > 5 % of |G|", _KITTI,
-        _score("sum_outliers"),
+        **_score("sum_outliers"),
     ),
     Metric(
         "aae", "deg", "lower", "mean angle(F, G); 90 where |F| or |G| < 1e-6", _TITLES_FROM_FORK,
-        _score("sum_angle"),
+        **_score("sum_angle"),
     ),
     Metric(
         "aae_outliers", "share", "lower", "angle(F, G) > 30 deg", _TITLES_FROM_FORK,
@@ -164,18 +177,18 @@ _ALL = (
     ),
     Metric(
         "aae_spacetime", "deg", "lower", "mean angle((F, 1), (G, 1))",
-        "Barron, Fleet and Beauchemin, IJCV 1994", _score("sum_angle_spacetime"),
+        "Barron, Fleet and Beauchemin, IJCV 1994", **_score("sum_angle_spacetime"),
     ),
     Metric(
         "aae_weighted", "deg", "lower", "sum angle(F, G) |G| / sum |G|", _TITLES_FROM_FORK,
-        _score("sum_angle_weighted", "sum_magnitude"),
+        **_score("sum_angle_weighted", "sum_magnitude"),
     ),
     Metric(
         "aae_filtered", "deg", "lower", "mean angle(F, G) where |F| >= 0.5 px", _TITLES_FROM_FORK,
         _over_pixels(_aae_filtered),
     ),
     Metric(
-        "nee", "1", "lower", "mean |F - G| / (|G| + 0.01)", _TITLES_FROM_FORK, _score("sum_nee")
+        "nee", "1", "lower", "mean |F - G| / (|G| + 0.01)", _TITLES_FROM_FORK, **_score("sum_nee")
     ),
     Metric(
         "nee_outliers", "share", "lower", "|F - G| / (|G| + 0.01) > 0.5", _TITLES_FROM_FORK,
@@ -187,15 +200,15 @@ _ALL = (
     ),
     Metric(
         "angle_of_means", "deg", "lower", "angle(mean F, mean G)", "AE_ofMeans, " + _FORK,
-        _angle_of_means, by_pixels=False,
+        by_pixels=False, **_forms(_angle_of_means),
     ),
     Metric(
         "zero_aee", "px", "reference", "mean |G|: AEE of no motion", "yardstick",
-        _score("sum_magnitude"),
+        **_score("sum_magnitude"),
     ),
     Metric(
         "mean_aee", "px", "reference", "mean |mean G - G|: AEE of the frame's mean flow",
-        "yardstick", _score("sum_mean_error"),
+        "yardstick", **_score("sum_mean_error"),
     ),
     Metric(
         "fwl", "1", "higher", "var(warped events) / var(events)",
@@ -259,33 +272,51 @@ class ChosenMetrics:
         """
         self.metrics = find_metrics(names)
         self._wanted = events_per_value
-        self._parts: dict[str, list[Part]] = {metric.name: [] for metric in self.metrics}
+        self._sums = {metric.name: _Sums() for metric in self.metrics}
         self._held: list[Warp] = []
 
-    def add_frame(self, flow: Flow, ground_truth: Flow, events: Mask) -> None:
-        """Take a scored frame.
+    def add_frame(
+        self, flow: Flow, ground_truth: Flow, events: Mask, score: FrameScore | None = None
+    ) -> dict[str, float]:
+        """Take a scored frame; returns its values by metric, without those it has none of.
 
         Args:
             flow, ground_truth: float32 [2, H, W], pixels over the ground-truth interval.
             events: bool [H, W], pixels with an event.
+            score: what ``score_frame`` gave for it, if it is at hand.
         """
+        parts = {}
         for metric in self.metrics:
-            if metric.frame is not None:
-                self._parts[metric.name].append(metric.frame(flow, ground_truth, events))
+            if metric.of_score is not None and score is not None:
+                parts[metric.name] = metric.of_score(score)
+            elif metric.frame is not None:
+                parts[metric.name] = metric.frame(flow, ground_truth, events)
+        return self._add(parts)
 
-    def add_window(self, events: Events, flow: Flow) -> None:
-        """Take a window's events and its flow, float32 [2, H, W] in pixels per window."""
+    def add_window(self, events: Events, flow: Flow) -> dict[str, float]:
+        """Take a window's events and its flow, float32 [2, H, W] in pixels per window.
+
+        Returns the values by metric of the span of events that ends here, if one does.
+        """
         of_events = [metric for metric in self.metrics if metric.windows is not None]
         if not of_events:
-            return
+            return {}
         self._held.append((events, flow))
         if sum(len(window) for window, _ in self._held) < self._wanted:
-            return
+            return {}
+        parts = {}
         for metric in of_events:
             value = metric.windows(self._held) if metric.windows is not None else np.nan
             # NaN is a span without a value, such as one whose events are spread evenly.
-            self._parts[metric.name].append(Part(0.0, 0.0) if np.isnan(value) else Part(value, 1.0))
+            parts[metric.name] = Part(0.0, 0.0) if np.isnan(value) else Part(value, 1.0)
         self._held = []
+        return self._add(parts)
+
+    def _add(self, parts: dict[str, Part]) -> dict[str, float]:
+        counted = {name: part for name, part in parts.items() if part.weight != 0}
+        for name, part in counted.items():
+            self._sums[name].add(part)
+        return {name: part.total / part.weight for name, part in counted.items()}
 
     def values(self) -> dict[str, MetricValue]:
         """Every chosen metric over what was taken; NaN without a frame that had a value."""
@@ -304,12 +335,26 @@ class ChosenMetrics:
         }
 
     def _value(self, metric: Metric) -> MetricValue:
-        parts = [part for part in self._parts[metric.name] if part.weight != 0]
-        if not parts:
+        sums = self._sums[metric.name]
+        if not sums.count:
             return MetricValue(float("nan"), float("nan") if metric.by_pixels else None, 0)
-        by_frames = float(np.mean([total / weight for total, weight in parts]))
-        joined = sum(part.total for part in parts) / sum(part.weight for part in parts)
-        return MetricValue(by_frames, float(joined) if metric.by_pixels else None, len(parts))
+        joined = sums.total.value / sums.weight.value
+        by_pixels = float(joined) if metric.by_pixels else None
+        return MetricValue(sums.means.value / sums.count, by_pixels, sums.count)
+
+
+class _Sums:
+    """Sums over the frames (or spans) that had a value: of the values, totals and weights."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.means, self.total, self.weight = RunningSum(), RunningSum(), RunningSum()
+
+    def add(self, part: Part) -> None:
+        self.count += 1
+        self.means.add(part.total / part.weight)
+        self.total.add(part.total)
+        self.weight.add(part.weight)
 
 
 def _number(value: float | None) -> float | None:

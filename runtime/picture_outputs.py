@@ -20,7 +20,7 @@ from runtime.sequence import StepRecord
 from runtime.video import Film, GifWriter, Mp4Writer, Writer
 
 if TYPE_CHECKING:
-    from runtime.evaluate import Evaluation, Observer
+    from runtime.evaluation import Evaluation, Observer
 
 DEFAULT_RATE = 20.0
 _MAKERS: dict[str, Callable[[Path, float], Writer]] = {".mp4": Mp4Writer, ".gif": GifWriter}

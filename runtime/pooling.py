@@ -12,6 +12,7 @@ from calib_data.events import Events
 from runtime.errors import EvaluationError
 from runtime.metadata import Artifact
 from runtime.runner import Array, Flow, Runner
+from runtime.spikes import SpikeCount, spike_counts
 
 Pooling = Literal["sum", "average"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -96,6 +97,10 @@ class PooledRunner:
     def spikes(self) -> dict[str, Array]:
         """The last step's spikes by layer, of the network's own size."""
         return self._runner.spikes()
+
+    def spike_counts(self) -> dict[str, SpikeCount]:
+        """How many of the network's neurons fired in the last step, by layer."""
+        return spike_counts(self._runner)
 
     def diagnostic(self) -> PooledRunner:
         """The same around the runner's diagnostic form."""

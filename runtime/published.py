@@ -18,6 +18,9 @@ pixels included: most functions give 0 for it, ``angle_of_means`` pi / 2.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,6 +34,8 @@ _DOT_OFFSET = 0.01
 _ANGLE_OUTLIER = np.pi / 6
 FILTER_PIXELS = 0.5
 
+FrameFunction = Callable[[Flow, Flow, Mask], float]
+
 
 def valid_pixels(ground_truth: Flow, events: Mask) -> Mask:
     """M: an event fell, and ground truth is not zero in both components (NaN passes)."""
@@ -38,11 +43,31 @@ def valid_pixels(ground_truth: Flow, events: Mask) -> Mask:
     return mask
 
 
+def _on_scored_pixels(function: FrameFunction) -> FrameFunction:
+    """Compute it on the pixels of M alone, as [2, n], which gives the same and is faster.
+
+    A frame that holds NaN or infinity anywhere is computed whole, as it makes sums over it NaN.
+    """
+
+    @functools.wraps(function)
+    def restricted(flow: Flow, ground_truth: Flow, events: Mask) -> float:
+        if np.isfinite(flow).all() and np.isfinite(ground_truth).all():
+            at = np.flatnonzero(valid_pixels(ground_truth, events))
+            flow = np.take(flow.reshape(2, -1), at, axis=1)
+            ground_truth = np.take(ground_truth.reshape(2, -1), at, axis=1)
+            events = np.ones(len(at), np.bool_)
+        return function(flow, ground_truth, events)
+
+    return restricted
+
+
+@_on_scored_pixels
 def aee(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     """AEE of event_flow: sum over M of |F - G|, over n + e. Pixels."""
     return _mean(_norm(_wide(flow) - ground_truth), valid_pixels(ground_truth, events))
 
 
+@_on_scored_pixels
 def outliers(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     """Outliers of event_flow's AEE for one frame: |F - G| > 3 and > 0.05 |F|, over n + e. Share.
 
@@ -69,10 +94,13 @@ def outliers_of_batch(flow: Flow, ground_truth: Flow, events: Mask) -> npt.NDArr
     with np.errstate(invalid="ignore"):
         error = np.linalg.norm(wide - ground_truth, axis=1) * masks
         found = (error > 3.0) & (error > 0.05 * np.linalg.norm(wide, axis=1) * masks)
-    shares: npt.NDArray[np.float64] = found.sum() / (masks.sum(axis=(1, 2)) + _EPSILON)
+    shares: npt.NDArray[np.float64] = found.sum() / (
+        masks.reshape(len(masks), -1).sum(axis=1) + _EPSILON
+    )
     return shares
 
 
+@_on_scored_pixels
 def nee(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     """NEE of the fork: mean over M of |F - G| / (min(|F|, |G|) + 0.01). No unit.
 
@@ -81,12 +109,14 @@ def nee(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     return _mean(_normalised_error(flow, ground_truth), valid_pixels(ground_truth, events))
 
 
+@_on_scored_pixels
 def nee_outliers(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     """Outliers of the fork's NEE: share of M where its terms exceed 0.5."""
     mask = valid_pixels(ground_truth, events)
     return _mean(_normalised_error(flow, ground_truth) > _NEE_OUTLIER, mask)
 
 
+@_on_scored_pixels
 def aae(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     """AAE of the fork: mean over M of acos(clip(|F| |G| / (F.G + 0.01))). Radians.
 
@@ -96,12 +126,14 @@ def aae(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     return _mean(_inverted_angle(flow, ground_truth), valid_pixels(ground_truth, events))
 
 
+@_on_scored_pixels
 def aae_outliers(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     """Outliers of the fork's AAE: share of M where its terms exceed pi / 6."""
     mask = valid_pixels(ground_truth, events)
     return _mean(_inverted_angle(flow, ground_truth) > _ANGLE_OUTLIER, mask)
 
 
+@_on_scored_pixels
 def naae(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     """NAAE of the fork: mean over M of the angle between F and G over |F| + e. Radians per pixel.
 
@@ -112,6 +144,7 @@ def naae(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     return _mean(error, valid_pixels(ground_truth, events))
 
 
+@_on_scored_pixels
 def angle_of_means(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     """AE_ofMeans of the fork: angle between the means over M of F and of G. Radians."""
     mask = valid_pixels(ground_truth, events)
@@ -134,6 +167,7 @@ def aae_weighted(flow: Flow, ground_truth: Flow, events: Mask) -> float:
         return float(total / ((magnitude * mask).sum() + _EPSILON))
 
 
+@_on_scored_pixels
 def aae_filtered(flow: Flow, ground_truth: Flow, events: Mask) -> float:
     """AAE_Filtered of the fork: mean angle over the pixels of M with |F| >= 0.5 px. Radians."""
     mask = valid_pixels(ground_truth, events) & (_norm(_wide(flow)) >= FILTER_PIXELS)
@@ -145,7 +179,7 @@ def _wide(flow: Flow) -> Plane:
 
 
 def _norm(vectors: Plane) -> Plane:
-    lengths: Plane = np.linalg.norm(vectors, axis=0)
+    lengths: Plane = np.sqrt(vectors[0] * vectors[0] + vectors[1] * vectors[1])
     return lengths
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from runtime.protocol import Protocol, by_name, named_protocols
 
 if TYPE_CHECKING:
-    from runtime.evaluate import Evaluation
+    from runtime.evaluation import Evaluation
 
 FILE = "published_results.json"
 METRICS = ("aee_published", "outliers_published")

@@ -29,7 +29,7 @@ from typing import Any
 from calib_data.files import atomic_path
 from runtime.charts import bar_chart, line_chart
 from runtime.errors import PictureError
-from runtime.evaluate import Evaluation
+from runtime.evaluation import Evaluation
 from runtime.page import Column, details, figure, page, paragraph, section, table
 
 _ARTIFACT_COLUMNS: tuple[Column, ...] = (

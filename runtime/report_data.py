@@ -16,17 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, numpy_helper
 
-from calib_data.encodings import event_mask
 from runtime.graph import spiking_op
 from runtime.metadata import Artifact
-from runtime.metrics import end_point_error, scoring_mask
+from runtime.metrics import end_point_error
 from runtime.runner import Array, Runner
 from runtime.sequence import StepRecord
 from runtime.snapshots import Snapshot, snapshot
 from runtime.streaming import Histogram, MeanMap, Spread, Timeline
 
 if TYPE_CHECKING:
-    from runtime.evaluate import Evaluation
+    from runtime.evaluation import Evaluation
 
 Thresholds = Mapping[str, npt.NDArray[np.float64]]
 """Firing thresholds by layer: [C], in the membrane's unit."""
@@ -136,13 +135,12 @@ class SequenceReport:
     def _add_errors(self, record: StepRecord) -> None:
         values = {}
         for name, step in record.networks.items():
-            if step.score is None or step.pixels is None or record.window.flow is None:
+            truth, mask = record.window.flow, record.mask
+            if step.score is None or step.pixels is None or truth is None or mask is None:
                 return
             if not step.score.pixels:
                 return
-            events = event_mask(record.window.events, self.resolution)
-            mask = scoring_mask(record.window.flow, events)
-            self.traces[name].errors.add(end_point_error(step.pixels, record.window.flow), mask)
+            self.traces[name].errors.add(end_point_error(step.pixels, truth), mask)
             values[name] = step.score.aee
             values[ZERO] = step.score.zero_aee
         if values:

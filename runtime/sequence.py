@@ -23,7 +23,8 @@ from runtime.metrics import (
     scoring_mask,
 )
 from runtime.pooling import PooledRunner
-from runtime.runner import Runner, encode
+from runtime.runner import Array, Runner, encode
+from runtime.spikes import spike_counts
 from runtime.warping import WarpMeter
 
 
@@ -54,11 +55,20 @@ class NetworkStep:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One window, and what every network did with it. loading: seconds that reading it took."""
+    """One window, and what every network did with it.
+
+    loading, scoring: seconds that reading it took, and counting spikes and scoring all networks.
+    after_warmup: whether it may be scored. active: bool [H, W], pixels that may be scored because
+    an event fell there; None where the window is not scored. mask: those of them with ground truth.
+    """
 
     window: Window
     networks: Mapping[str, NetworkStep] = field(default_factory=dict)
     loading: float = 0.0
+    after_warmup: bool = True
+    active: Mask | None = None
+    mask: Mask | None = None
+    scoring: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,18 +147,113 @@ def drive(file: EventSource, runners: Mapping[str, Runner], plan: Drive) -> Iter
     for runner in runners.values():
         check_resolution(runner, file)
         runner.reset()
-    meters = {name: WarpMeter(plan.fwl_events) for name in runners if plan.fwl_events}
-    for number, (window, loading) in enumerate(_loaded(file, plan)):
-        scored = number >= plan.warmup
-        mask = _mask(window, file.resolution, plan.rows) if scored else None
-        steps = {}
-        for name, runner in runners.items():
-            meter = meters.get(name) if scored else None
-            steps[name] = _run(runner, window, mask, file.resolution, meter)
-        yield StepRecord(window, steps, loading)
+    scorer = Scorer(file.resolution, plan, runners)
+    for window, loading in loaded_windows(file, plan):
+        outputs = {n: run_window(r, window.events, file.resolution) for n, r in runners.items()}
+        yield scorer.record(window, loading, outputs)
 
 
-def _loaded(file: EventSource, plan: Drive) -> Iterator[tuple[Window, float]]:
+@dataclass(frozen=True)
+class Output:
+    """What a network returned for one window, before it is scored.
+
+    flow: float32 [2, H, W]. fired, neurons: as in ``NetworkStep``. seconds, encoding, counting:
+    wall time of the step, of encoding its input and of counting spikes.
+    """
+
+    flow: Flow
+    fired: Mapping[str, int]
+    neurons: Mapping[str, int]
+    seconds: float
+    encoding: float
+    counting: float
+
+
+def encode_window(runner: Runner, events: Events, resolution: tuple[int, int]) -> Array:
+    """The input tensor of one window, [1, bins, h, w]."""
+    if isinstance(runner, PooledRunner):
+        return runner.encode(events)
+    return encode(runner.artifact, events, resolution)
+
+
+def run_window(runner: Runner, events: Events, resolution: tuple[int, int]) -> Output:
+    """Step a network of batch 1 on the events of one window."""
+    before = time.perf_counter()
+    inputs = encode_window(runner, events, resolution)
+    start = time.perf_counter()
+    flow = runner.step(inputs)
+    end = time.perf_counter()
+    counts = spike_counts(runner)
+    return Output(
+        flow=np.ascontiguousarray(flow[0]),
+        fired={layer: int(count.fired[0]) for layer, count in counts.items()},
+        neurons={layer: count.neurons for layer, count in counts.items()},
+        seconds=end - start,
+        encoding=start - before,
+        counting=time.perf_counter() - end,
+    )
+
+
+class Scorer:
+    """Scores what networks return for the windows of one recording, in order."""
+
+    def __init__(
+        self, resolution: tuple[int, int], plan: Drive, runners: Mapping[str, Runner]
+    ) -> None:
+        self._resolution = resolution
+        self._plan = plan
+        self._scalings = {name: runner.artifact.flow_scaling for name, runner in runners.items()}
+        events = plan.fwl_events
+        self._meters = {name: WarpMeter(events) for name in runners} if events else {}
+        self._number = 0
+
+    def record(self, window: Window, loading: float, outputs: Mapping[str, Output]) -> StepRecord:
+        """The record of the next window."""
+        start = time.perf_counter()
+        scored = self._number >= self._plan.warmup
+        self._number += 1
+        active = mask = None
+        if scored and _has_truth(window):
+            active = event_mask(window.events, self._resolution)
+            if self._plan.rows is not None:
+                active[self._plan.rows :] = False
+            if window.flow is not None:
+                mask = scoring_mask(window.flow, active)
+        steps = {n: self._step(n, window, mask, output, scored) for n, output in outputs.items()}
+        counting = sum(output.counting for output in outputs.values())
+        seconds = time.perf_counter() - start + counting
+        return StepRecord(window, steps, loading, scored, active, mask, seconds)
+
+    def _step(
+        self, name: str, window: Window, mask: Mask | None, output: Output, scored: bool
+    ) -> NetworkStep:
+        scaling = self._scalings[name]
+        pixels = score = None
+        if mask is not None and window.flow is not None:
+            pixels = flow_in_pixels(output.flow, scaling, window.dt_gt, window.dt_input)
+            score = score_frame(pixels, window.flow, mask)
+        fwl = None
+        if scored and name in self._meters:
+            fwl = self._meters[name].add(window.events, output.flow * np.float32(scaling))
+        return NetworkStep(
+            flow=output.flow,
+            pixels=pixels,
+            score=score,
+            fired=output.fired,
+            neurons=output.neurons,
+            fwl=fwl,
+            seconds=output.seconds,
+            encoding=output.encoding,
+        )
+
+
+def _has_truth(window: Window) -> bool:
+    """Whether a window has ground truth that it can be scored against."""
+    timed = window.dt_gt > 0 and window.dt_input > 0
+    return window.flow is not None and window.interval_end and timed
+
+
+def loaded_windows(file: EventSource, plan: Drive) -> Iterator[tuple[Window, float]]:
     """The windows as the networks get them, and the seconds that reading each took."""
     hot = HotPixelFilter(file.resolution) if plan.hot_pixels else None
     windows = iterate_windows(file, plan.mode, plan.window, first=plan.first, limit=plan.limit)
@@ -170,51 +275,3 @@ def _without_hot_pixels(window: Window, hot: HotPixelFilter, resolution: tuple[i
         return window
     kept = Events(events.xs[keep], events.ys[keep], events.ts[keep], events.ps[keep])
     return replace(window, events=kept)
-
-
-def _mask(window: Window, resolution: tuple[int, int], rows: int | None) -> Mask | None:
-    """Pixels to score in a window, None where it has no ground truth to be scored against."""
-    timed = window.dt_gt > 0 and window.dt_input > 0
-    if window.flow is None or not window.interval_end or not timed:
-        return None
-    mask = scoring_mask(window.flow, event_mask(window.events, resolution))
-    if rows is not None:
-        mask[rows:] = False
-    return mask
-
-
-def _run(
-    runner: Runner,
-    window: Window,
-    mask: Mask | None,
-    resolution: tuple[int, int],
-    meter: WarpMeter | None,
-) -> NetworkStep:
-    artifact = runner.artifact
-    before = time.perf_counter()
-    if isinstance(runner, PooledRunner):
-        inputs = runner.encode(window.events)
-    else:
-        inputs = encode(artifact, window.events, resolution)
-    start = time.perf_counter()
-    output = runner.step(inputs)
-    seconds = time.perf_counter() - start
-    flow: Flow = np.ascontiguousarray(output[0])
-    pixels = score = None
-    if mask is not None and window.flow is not None:
-        pixels = flow_in_pixels(flow, artifact.flow_scaling, window.dt_gt, window.dt_input)
-        score = score_frame(pixels, window.flow, mask)
-    fwl = None
-    if meter is not None:
-        fwl = meter.add(window.events, flow * np.float32(artifact.flow_scaling))
-    spikes = runner.spikes()
-    return NetworkStep(
-        flow=flow,
-        pixels=pixels,
-        score=score,
-        fired={layer: int(np.count_nonzero(array)) for layer, array in spikes.items()},
-        neurons={layer: array.size for layer, array in spikes.items()},
-        fwl=fwl,
-        seconds=seconds,
-        encoding=start - before,
-    )

@@ -40,6 +40,7 @@ from runtime.graph_checks import EVENTS, FLOW, FLOW_ACC, check_state_bytes
 from runtime.layout import unpacked_layers
 from runtime.metadata import Artifact, State
 from runtime.runner import Array, Flow, check_events, check_states, encode
+from runtime.spikes import SpikeCount, count_spikes
 
 LIBRARY_CHOICES = ("auto", "never", "require")
 OPTIMIZATIONS = {
@@ -319,6 +320,15 @@ class Stream:
                 for layer, name in self._engine.spike_outputs.items()
             }
         return unpacked_layers(self.artifact, spikes)
+
+    def spike_counts(self) -> dict[str, SpikeCount]:
+        """How many neurons of every layer fired in the last step; empty unless diagnostic."""
+        with self._lock:
+            buffers = self._allocated()
+            return {
+                layer: count_spikes(buffers.output(name), self.artifact.layer(layer).channels)
+                for layer, name in self._engine.spike_outputs.items()
+            }
 
     def diagnostic(self) -> Stream:
         """A fresh stream with the same settings on a copy of the graph that shows every spike."""

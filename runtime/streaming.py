@@ -111,6 +111,27 @@ class Histogram:
         return HistogramView(edges, joined, below, max(0.0, 1.0 - below - float(joined.sum())))
 
 
+class RunningSum:
+    """A sum that does not drift: Neumaier's compensated summation."""
+
+    def __init__(self) -> None:
+        self._total = 0.0
+        self._lost = 0.0
+
+    def add(self, value: float) -> None:
+        """Add a value; what is not finite stays in the sum."""
+        joined = self._total + value
+        if math.isfinite(joined):
+            larger, smaller = sorted((self._total, value), key=abs, reverse=True)
+            self._lost += (larger - joined) + smaller
+        self._total = joined
+
+    @property
+    def value(self) -> float:
+        """The sum so far."""
+        return self._total + self._lost
+
+
 class Timeline:
     """Named values over time: where there are more than ``limit`` points, neighbours are averaged.
 

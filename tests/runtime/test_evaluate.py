@@ -47,7 +47,8 @@ class Constant:
         return {"flow": self.flow}
 
     def spikes(self) -> dict[str, Array]:
-        return {"head": np.array([0, 1, 0, 1], np.uint8), "G1": np.array([0, 0, 0, 1, 0, 0, 0, 0])}
+        head = np.array([[0, 1, 0, 1]], np.uint8)
+        return {"head": head, "G1": np.array([[0, 0, 0, 1, 0, 0, 0, 0]])}
 
     def diagnostic(self) -> Constant:
         return self
@@ -111,7 +112,7 @@ def test_evaluation_gathers(recording: Path, artifact: Artifact) -> None:
     assert right.score.by_pixels()["aee"] < 0.2
     assert zero.spike_rates() == {"head": 0.5, "G1": 0.125}
     assert zero.spike_rate() == pytest.approx(3 / 12)
-    assert zero.mean_fwl() == pytest.approx(1.0) and len(zero.fwl) == 2
+    assert zero.mean_fwl() == pytest.approx(1.0) and zero.fwl_values == 2
     assert result.yardsticks()["zero_aee"] == pytest.approx(np.hypot(2, 1))
     assert result.yardsticks()["mean_aee"] == pytest.approx(0, abs=1e-6)
     assert result.zero_timeline() == pytest.approx([np.hypot(2, 1)] * 6)
@@ -124,7 +125,7 @@ def test_modes_without_ground_truth(recording: Path, artifact: Artifact) -> None
         result = evaluate.evaluate(
             file, {"net": Constant(artifact, 0, 0)}, Drive("events", 100, fwl_events=1), quiet=True
         )
-    assert not result.networks["net"].score.frames and result.networks["net"].fwl
+    assert not result.networks["net"].score.frames and result.networks["net"].fwl_values
     assert result.yardsticks() == {"zero_aee": None, "mean_aee": None}
     json.dumps(result.to_dict(), allow_nan=False)
 

@@ -51,7 +51,8 @@ def test_a_corrupt_recording_among_several_is_skipped(
     assert means["aee_by_pixels"] == pytest.approx(score["by_pixels"]["aee"])
     assert means["aee_by_sequences"] == pytest.approx(score["by_frames"]["aee"])
     profile = first["profile"]
-    parts = sum(profile[name] for name in ("loading", "encoding", "stepping", "rest"))
+    names = ("loading", "encoding", "stepping", "scoring", "pictures", "rest")
+    parts = sum(profile[name] for name in names)
     assert parts == pytest.approx(profile["total"]) and profile["events_per_second"] > 0
     rows = list(csv.DictReader(table.open()))
     assert len(rows) == 12 and {row["sequence"] for row in rows} == {"a", "c"}

@@ -108,7 +108,7 @@ def test_frame_without_pixels_does_not_count() -> None:
     sequence = metrics.SequenceScore()
     sequence.add(empty)
     sequence.add(metrics.score_frame(constant(1, 0), constant(2, 0), EVERYWHERE))
-    assert sequence.by_frames()["aee"] == 1.0 and len(sequence.frames) == 1
+    assert sequence.by_frames()["aee"] == 1.0 and sequence.frames == 1
 
 
 def test_two_averages_of_a_sequence() -> None:
