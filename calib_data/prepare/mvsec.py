@@ -169,8 +169,8 @@ class _CachedFlow(abc.ABC):
                 f"{path}: {count} flow maps with stamps {stamps.shape}; expected at least two, one "
                 "stamp each"
             )
-        later = np.diff(stamps) > 0
-        if not later.all() or not np.isfinite(stamps).all():
+        later = (stamps[1:] > stamps[:-1]) & np.isfinite(stamps[1:])
+        if not later.all():
             at = int(later.argmin()) + 1
             raise DataError(
                 f"{path}: flow map {at} has stamp {stamps[at]} s, the one before it "

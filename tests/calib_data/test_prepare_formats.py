@@ -16,6 +16,7 @@ from calib_data import EventFile, Events
 from calib_data.console import run
 from calib_data.prepare import main
 from calib_data.prepare.evt3 import Decoder
+from calib_data.prepare.prophesee import DatDecoder
 from tests.calib_data.recording_files import (
     SIZE,
     lines,
@@ -178,6 +179,26 @@ def test_evt3_vectors_and_pieces() -> None:
         xs, ys, ts, ps = (np.concatenate(column) for column in zip(*parts, strict=True))
         assert (xs.tolist(), ps.tolist()) == (wanted[0], [bool(p) for p in wanted[1]]), size
         assert np.rint(ts * 1e6).tolist() == wanted[2] and set(ys) == {7}
+
+
+@pytest.mark.parametrize("form", ["evt2", "evt3", "dat"])
+def test_prophesee_files_are_read_in_pieces(
+    tmp_path: Path, made: Events, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calib_data.prepare.prophesee._PIECE", 1001)
+    kind, name, write = FORMATS[form]
+    write(tmp_path / name, made)
+    assert prepare(kind, tmp_path / name, tmp_path / "out") == 0
+    check(tmp_path / "out/hall.h5", made)
+
+
+def test_dat_times_begin_again() -> None:
+    words = np.array([[2**32 - 5, 7], [3, 7], [2**32 - 1, 7], [0, 7 | 1 << 28]], "<u4").tobytes()
+    decoder = DatDecoder()
+    blocks = [decoder.decode(words[:16]), decoder.decode(words[16:])]
+    ts = np.concatenate([block.ts for block in blocks])
+    assert np.rint(ts * 1e6).tolist() == [2**32 - 5, 2**32 + 3, 2**33 - 1, 2**33]
+    assert [p for block in blocks for p in block.ps] == [False, False, False, True]
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra(

@@ -81,6 +81,7 @@ def test_events_that_cannot_be_are_one_error(
     ("name", "change", "told"),
     [
         (STAMPS, lambda values: np.where(np.arange(len(values)) == 3, np.nan, values), "stamp nan"),
+        (STAMPS, lambda values: np.append(values[:-1], np.inf), "stamp inf"),
         (STAMPS, lambda values: values[::-1], "stamps must increase"),
         (STAMPS, lambda values: values[:-1], "one stamp each"),
         (STAMPS, lambda values: values.astype("S20"), "expected float64 seconds"),
@@ -254,15 +255,21 @@ def test_an_interrupted_run_leaves_no_part_and_resumes_to_the_same_file(
     assert (tmp_path / "out/indoor.h5").read_bytes() == (tmp_path / "whole/indoor.h5").read_bytes()
 
 
-def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("compression", "size"), [("none", 200_000), ("gzip", 1_000)])
+def test_a_full_disk_is_one_error_and_leaves_nothing(
+    tmp_path: Path, compression: str, size: int
+) -> None:
+    """Whether it is found while events are written, or only when the file is closed."""
     files = mvsec_files.write(tmp_path / "in", "indoor", mvsec_files.camera())
-    arguments = ("mvsec", str(files.root), str(tmp_path / "out"), "--compression", "none")
+    arguments = ["mvsec", str(files.root), str(tmp_path / "out"), "--compression", compression]
+    if compression == "gzip":
+        arguments += ["--no-images", "--stop", "0.02"]
     done = subprocess.run(
         [sys.executable, "-m", "calib_data.prepare", *arguments, "--crop", "32", "48"],
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
     )
     assert done.returncode == 1, done.stderr
     assert done.stderr == f"error: indoor: {tmp_path}/out/indoor.h5: File too large\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,12 @@ def test_bags_give_what_hdf5_gives(
     assert prepare(files.root, tmp_path / "bag", "--verify") == 0
     assert "read back and found equal" in capsys.readouterr().out
     same_content(tmp_path / "hdf5/indoor.h5", tmp_path / "bag/indoor.h5")
+    for changed in (False, True):
+        if changed:
+            part = next((files.root / ("indoor_data" if ros2 else ".")).glob("indoor_data*.*"))
+            os.utime(part, (1, 1))
+        assert prepare(files.root, tmp_path / "bag", "--resume") == 0
+        assert ("finished before" in capsys.readouterr().out) is not changed
     (files.root / "indoor_gt_flow_dist.npz").unlink()
     assert prepare(files.root, tmp_path / "without") == 0
     told = capsys.readouterr().out
