@@ -169,7 +169,7 @@ class _CachedFlow(abc.ABC):
                 f"{path}: {count} flow maps with stamps {stamps.shape}; expected at least two, one "
                 "stamp each"
             )
-        later = (stamps[1:] > stamps[:-1]) & np.isfinite(stamps[1:])
+        later = (stamps[1:] > stamps[:-1]) & np.isfinite(stamps[1:]) & np.isfinite(stamps[:-1])
         if not later.all():
             at = int(later.argmin()) + 1
             raise DataError(
