@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+)
 
 import lif_op.spec
 from runtime.metadata import Artifact, State
@@ -124,16 +132,39 @@ def _updates_in_place(reader: NodeProto, position: int, output: str) -> bool:
 def spike_tensors(model: ModelProto, artifact: Artifact) -> dict[str, str]:
     """Name of each layer's spike tensor, in the order of the metadata's layers.
 
-    A node belongs to the layer whose membrane it reads; layers without a spiking node in the main
-    graph (that of another op set, say) are absent.
+    A spiking node belongs to the layer whose membrane it reads, itself or through a
+    DequantizeLinear. Where a graph has standard operators instead of such nodes, a layer's spikes
+    are what a Cast writes as ``spike_out.<layer>`` (docs/artifact.md). Layers without either in the
+    main graph are absent.
     """
-    found: dict[str, str] = {}
-    layer_of = {state.input: state.layer for state in artifact.states if state.role == "mem"}
+    found = {layer: name for layer, (name, _) in _spikes(model, artifact).items()}
+    return {layer.name: found[layer.name] for layer in artifact.layers if layer.name in found}
+
+
+def _spikes(model: ModelProto, artifact: Artifact) -> dict[str, tuple[str, ValueInfoProto]]:
+    """By layer, the name of its spike tensor and how it would be declared as an output."""
+    membranes = {state.input: state for state in artifact.states if state.role == "mem"}
+    plain = {
+        f"spike_out.{s.layer}": s for s in artifact.states if s.role == "mem" and s.layout == "NCHW"
+    }
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in membranes:
+            membranes[node.output[0]] = membranes[node.input[0]]
+    found, cast = {}, {}
     for node in model.graph.node:
         op = spiking_op(node)
-        if op is not None and len(node.input) > op.mem and node.input[op.mem] in layer_of:
-            found[layer_of[node.input[op.mem]]] = node.output[op.spike]
-    return {layer.name: found[layer.name] for layer in artifact.layers if layer.name in found}
+        if op is not None and len(node.input) > op.mem and node.input[op.mem] in membranes:
+            state, name = membranes[node.input[op.mem]], node.output[op.spike]
+            found[state.layer] = (name, _value(name, op.spike_type, op.spike_shape(state.shape)))
+        elif node.op_type == "Cast" and node.output[0] in plain:
+            state, name = plain[node.output[0]], node.output[0]
+            kind = next(a.i for a in node.attribute if a.name == "to")
+            cast[state.layer] = (name, _value(name, kind, state.shape))
+    return cast | found
+
+
+def _value(name: str, kind: int, shape: tuple[int | str, ...]) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def diagnostic_copy(model: ModelProto, artifact: Artifact) -> tuple[ModelProto, dict[str, str]]:
@@ -145,21 +176,10 @@ def diagnostic_copy(model: ModelProto, artifact: Artifact) -> tuple[ModelProto, 
     """
     copy = ModelProto()
     copy.CopyFrom(model)
-    names = spike_tensors(model, artifact)
-    ops = {
-        node.output[op.spike]: op
-        for node in model.graph.node
-        if (op := spiking_op(node)) is not None
-    }
-    shapes = {state.layer: state.shape for state in artifact.states if state.role == "mem"}
     present = {output.name for output in copy.graph.output}
-    for layer, name in names.items():
-        if name not in present:
-            op = ops[name]
-            shape = op.spike_shape(shapes[layer])
-            value = helper.make_tensor_value_info(name, op.spike_type, shape)
-            copy.graph.output.append(value)
-    return copy, names
+    spikes = _spikes(model, artifact)
+    copy.graph.output.extend(value for name, value in spikes.values() if name not in present)
+    return copy, spike_tensors(model, artifact)
 
 
 def output_form(
