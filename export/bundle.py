@@ -21,9 +21,11 @@ from calib_data import console
 from calib_data.npz import open_events
 from calib_data.windows import iterate_windows
 from export.microcontroller import source
+from export.microcontroller.constants import weights_header
 from export.microcontroller.figures import Figures, measure
 from export.microcontroller.flow_head import FixedHead, fixed_head
 from export.microcontroller.folder import atomic_folder, check_replaceable, write_files
+from export.microcontroller.memory import Sizes, memory_sizes, state_arrays
 from export.microcontroller.network import BundleError, Network, read_network
 from export.microcontroller.readme import readme
 from export.microcontroller.schedule import Schedule, make_schedule
@@ -63,7 +65,7 @@ class Bundle:
 
     network: Network
     schedule: Schedule
-    sizes: source.Sizes
+    sizes: Sizes
     fixed: FixedHead | None
     vectors: Vectors
     files: dict[str, str]
@@ -80,7 +82,7 @@ class Bundle:
             "least_buffer_bytes": plan.bound,
             "states": [
                 {"name": array.label, "type": array.kind, "bytes": array.size}
-                for array in source.state_arrays(self.network)
+                for array in state_arrays(self.network)
             ],
             "buffers": [
                 {**asdict(buffer), "offset": plan.offsets[buffer.name]}
@@ -121,7 +123,7 @@ def make_bundle(
     network = read_network(loaded, resolution)
     head = fixed_head(network.head) if fixed else None
     schedule = make_schedule(network)
-    sizes = source.sizes(network, schedule, head)
+    sizes = memory_sizes(network, schedule, head)
     if sizes.arena > MOST_BYTES:
         height, width = network.resolution
         raise BundleError(
@@ -142,7 +144,7 @@ def make_bundle(
         "net.h": source.header(network, sizes, head),
         "net.c": source.main_source(network, schedule),
         "net_head.c": source.head_source(network, head),
-        "net_weights.h": source.weights_header(network),
+        "net_weights.h": weights_header(network),
         "selftest/selftest_vectors.h": vectors_header(vectors, head),
         "selftest/expected.txt": trace_text(vectors, head),
         "CMakeLists.txt": source.template("CMakeLists.txt").replace(

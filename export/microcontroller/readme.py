@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from export.microcontroller.flow_head import FixedHead
+from export.microcontroller.memory import Sizes, state_arrays
 from export.microcontroller.network import Network
 from export.microcontroller.schedule import Schedule
-from export.microcontroller.source import Sizes, comment_text, state_arrays, template
+from export.microcontroller.source import comment_text, template
 
 
 def readme(network: Network, schedule: Schedule, sizes: Sizes, fixed: FixedHead | None) -> str:

@@ -1,4 +1,4 @@
-"""The C code of a network: ``net.h``, ``net.c``, ``net_weights.h`` and ``net_head.c``."""
+"""The C code of a network: ``net.h``, ``net.c`` and ``net_head.c``."""
 
 from __future__ import annotations
 
@@ -8,61 +8,19 @@ from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
-import numpy.typing as npt
 
-from export.microcontroller.factors import integer_factor
+from export.microcontroller.constants import array_text
 from export.microcontroller.flow_head import FixedHead
-from export.microcontroller.network import Convolution, Network, SpikingLayer
-from export.microcontroller.schedule import (
-    EVENTS,
-    PRED,
-    Part,
-    Rows,
-    Schedule,
-    Stage,
-    state_pad,
-    word_bits,
-    words,
+from export.microcontroller.memory import (
+    Sizes,
+    element_bytes,
+    state_arrays,
+    word_type,
+    zero_rows,
 )
-
-_LINE = 96
-_PAIRED_OFFSET = 128
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of a network. state and buffers make up the arena; constants lie in flash."""
-
-    state: int
-    buffers: int
-    constants: int
-
-    @property
-    def arena(self) -> int:
-        """State and buffers."""
-        return self.state + self.buffers
-
-
-@dataclass(frozen=True)
-class StateArray:
-    """One array of the arena's state.
-
-    name: in C. label: as in the artifact. rows: of the image. elements: of one row that mean
-    something, from ``pad`` elements on; stride: of one row with both pads.
-    """
-
-    name: str
-    label: str
-    kind: str
-    rows: int
-    elements: int
-    stride: int
-    pad: int
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.rows * self.stride * _bytes(self.kind)
+from export.microcontroller.network import Convolution, Network, SpikingLayer
+from export.microcontroller.packing import Packing, packing_of
+from export.microcontroller.schedule import EVENTS, PRED, Part, Rows, Schedule, Stage, words
 
 
 def template(name: str) -> str:
@@ -76,179 +34,8 @@ def comment_text(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9 ._+-]", "_", text)[:80]
 
 
-def _bytes(kind: str) -> int:
-    return int(re.sub(r"\D", "", kind)) // 8
-
-
-def _word(channels: int) -> str:
-    return f"uint{word_bits(channels)}_t"
-
-
-def state_arrays(network: Network) -> tuple[StateArray, ...]:
-    """The states in the artifact's order of layers, spikes before membranes."""
-    height, width = network.resolution
-    found = []
-    for number, layer in enumerate(network.layers):
-        if layer.recurrent is not None:
-            per_pixel, pad = words(layer.channels), state_pad(network, number)
-            found.append(
-                StateArray(
-                    f"{layer.identifier}_spikes",
-                    f"spike.{layer.identifier}",
-                    _word(layer.channels),
-                    height,
-                    width * per_pixel,
-                    (width + 2 * pad) * per_pixel,
-                    pad * per_pixel,
-                )
-            )
-        elements = width * layer.channels
-        found.append(
-            StateArray(
-                f"{layer.identifier}_mem",
-                f"mem.{layer.identifier}",
-                f"int{layer.mem_bits}_t",
-                height,
-                elements,
-                elements,
-                0,
-            )
-        )
-    return tuple(found)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // 4) * 4
-
-
-def sizes(network: Network, schedule: Schedule, fixed: FixedHead | None) -> Sizes:
-    """Bytes of arena and constants."""
-    state = _aligned(sum(array.size for array in state_arrays(network)))
-    constants = _constant_bytes(network.head.convolution) + 8
-    for layer in network.layers:
-        in_pairs = paired(network, layer)
-        constants += 4 * layer.channels + 4 * _bias_elements(layer, in_pairs)
-        for convolution in (layer.convolution, layer.recurrent):
-            if convolution is not None:
-                constants += _constant_bytes(convolution, in_pairs)
-        if layer.multiplier is not None:
-            constants += 12 * layer.channels
-    constants += sum(count * bits // 8 for bits, count in _zero_rows(network, schedule).items())
-    constants += 8 if fixed is None else fixed.tables.size * 2
-    return Sizes(state, schedule.plan.size, constants)
-
-
-def _constant_bytes(convolution: Convolution, in_pairs: bool = False) -> int:
-    channels = int(convolution.weight.shape[0])
-    filled = 4 * _quads(channels) if in_pairs else channels
-    return int(convolution.weight.size) // channels * filled
-
-
-def array_text(
-    kind: str,
-    name: str,
-    values: npt.NDArray[np.integer],
-    note: str = "",
-    *,
-    hexadecimal: bool = False,
-) -> str:
-    """A constant array in C, with lines of at most 96 characters."""
-    lines, line = [], "   "
-    for value in values.reshape(-1).tolist():
-        item = f" 0x{value:08x}u," if hexadecimal else f" {value},"
-        if len(line) + len(item) > _LINE:
-            lines.append(line)
-            line = "   "
-        line += item
-    lines.append(line)
-    head = f"/* {note} */\n" if note else ""
-    body = "\n".join(lines)
-    return f"{head}static const {kind} {name}[{values.size}] = {{\n{body}\n}};\n"
-
-
-def _taps(convolution: Convolution) -> npt.NDArray[np.int8]:
-    """Weights as the kernels read them: [k, k, Cin, Cout]."""
-    return np.ascontiguousarray(convolution.weight.transpose(2, 3, 1, 0))
-
-
-def weights_header(network: Network) -> str:
-    """``net_weights.h``: every constant of the layers and of the flow head's sums."""
-    blocks = [
-        "/* Constants of the network, as they stand in the artifact. Weights are in the order\n"
-        " * [row of the kernel][column][input channel][output channel]. */\n"
-        "#ifndef NET_WEIGHTS_H\n#define NET_WEIGHTS_H\n\n"
-        '#include <stdint.h>\n\n#include "net_kernels.h"\n'
-    ]
-    for layer in network.layers:
-        blocks.extend(_layer_arrays(layer, paired(network, layer)))
-    head = network.head
-    blocks.append(_weight_array("pred_weight", head.convolution, "flow head"))
-    blocks.append(array_text("int32_t", "pred_bias", head.bias))
-    blocks.append("#endif\n")
-    return "\n".join(blocks)
-
-
-def _paired_array(name: str, convolution: Convolution, what: str) -> str:
-    """Weights, four channels to a word, each plus 128; see ``net_add_pairs``."""
-    channels = int(convolution.weight.shape[0])
-    k, quads = convolution.kernel, _quads(channels)
-    taps = _taps(convolution).astype(np.int64).reshape(-1, channels)
-    filled = np.pad(taps, ((0, 0), (0, 4 * quads - channels))) + _PAIRED_OFFSET
-    words_of_four = filled.reshape(-1, 4) << (8 * np.arange(4))
-    note = f"{what}: [{k}][{k}][{convolution.inputs}][{channels} in fours], each plus 128"
-    return array_text("uint32_t", name, words_of_four.sum(axis=1), note, hexadecimal=True)
-
-
-def _quads(channels: int) -> int:
-    """Words that hold the weights of so many channels."""
-    return -(-channels // 4)
-
-
-def paired(network: Network, layer: SpikingLayer) -> bool:
-    """Whether the layer's sums, without the bias, are of spikes and fit 16 bits."""
-    if layer is network.layers[0]:
-        return False
-    sums = layer.convolution.largest_sums(1)
-    if layer.recurrent is not None:
-        sums = sums + layer.recurrent.largest_sums(1)
-    return int(sums.max()) < 2**15
-
-
-def _weight_array(name: str, convolution: Convolution, what: str) -> str:
-    k = convolution.kernel
-    note = f"{what}: [{k}][{k}][{convolution.inputs}][{convolution.weight.shape[0]}]"
-    return array_text("int8_t", name, _taps(convolution), note)
-
-
-def _layer_arrays(layer: SpikingLayer, in_pairs: bool) -> list[str]:
-    name = layer.identifier
-    weights = _paired_array if in_pairs else _weight_array
-    arrays = [weights(f"{name}_weight", layer.convolution, name)]
-    if layer.recurrent is not None:
-        what = f"{name}, of its own spikes"
-        arrays.append(weights(f"{name}_weight_rec", layer.recurrent, what))
-    bias = np.pad(layer.bias, (0, _bias_elements(layer, in_pairs) - layer.channels))
-    arrays.append(array_text("int32_t", f"{name}_bias", bias))
-    arrays.append(array_text("int16_t", f"{name}_decay", layer.decay, "in 256ths"))
-    unit = "in units of the membrane"
-    arrays.append(array_text("int16_t", f"{name}_threshold", layer.threshold, unit))
-    if layer.multiplier is not None:
-        factors = [integer_factor(value) for value in layer.multiplier]
-        rows = "\n".join(f"    {{{f.mantissa}u, {f.largest}u, {f.shift}}}," for f in factors)
-        arrays.append(
-            "/* from sums to currents of 8 bits */\n"
-            f"static const net_factor {name}_factor[{len(factors)}] = {{\n{rows}\n}};\n"
-        )
-    return arrays
-
-
 def _define(name: str, value: object, note: str = "") -> str:
     return f"#define {name} {value}" + (f" /* {note} */" if note else "")
-
-
-def _bias_elements(layer: SpikingLayer, in_pairs: bool) -> int:
-    """Biases of a layer in C, with what fills the last four."""
-    return 4 * _quads(layer.channels) if in_pairs else layer.channels
 
 
 def header(network: Network, size: Sizes, fixed: FixedHead | None) -> str:
@@ -327,20 +114,6 @@ def main_source(network: Network, schedule: Schedule) -> str:
     return _Source(network, schedule).text()
 
 
-def _zero_rows(network: Network, schedule: Schedule) -> dict[int, int]:
-    """Longest row of zeros that is needed, in elements, by their bits."""
-    longest: dict[int, int] = {}
-    for rows in schedule.rows():
-        if rows.pad:
-            bits = rows.element_bits
-            longest[bits] = max(longest.get(bits, 0), rows.width)
-    for array in state_arrays(network):
-        if array.kind.startswith("u"):
-            bits = 8 * _bytes(array.kind)
-            longest[bits] = max(longest.get(bits, 0), array.stride)
-    return longest
-
-
 @dataclass(frozen=True)
 class _Input:
     """What a convolution reads: a function that gives rows, and their elements."""
@@ -362,7 +135,7 @@ class _Source:
         self.schedule = schedule
         self.height, self.width = network.resolution
         self.states = {array.name: array for array in state_arrays(network)}
-        self.zero_rows = _zero_rows(network, schedule)
+        self.zero_rows = zero_rows(network, schedule)
 
     def text(self) -> str:
         blocks = [
@@ -387,7 +160,7 @@ class _Source:
     # The arena.
 
     def arena(self) -> str:
-        order = sorted(self.states.values(), key=lambda array: -_bytes(array.kind))
+        order = sorted(self.states.values(), key=lambda array: -element_bytes(array.kind))
         state = "\n".join(
             f"        {array.kind} {array.name}[{array.rows} * {array.stride}];" for array in order
         )
@@ -434,7 +207,7 @@ class _Source:
                 f"static {array.kind} *{array.name}_row(int32_t row)\n{{\n"
                 f"    return arena.state.{array.name} + row * {array.stride};\n}}\n"
             )
-            found.append(self.row_or_zeros(array.name, 8 * _bytes(array.kind)))
+            found.append(self.row_or_zeros(array.name, 8 * element_bytes(array.kind)))
         return found
 
     def ring_row(self, rows: Rows) -> str:
@@ -464,14 +237,14 @@ class _Source:
         if stage.layer is None:
             return None
         layer = stage.layer
-        return _Input(f"{layer.identifier}_spikes", _word(layer.channels), layer.channels)
+        return _Input(f"{layer.identifier}_spikes", word_type(layer.channels), layer.channels)
 
     # Layers.
 
     def layer_function(self, stage: Stage, layer: SpikingLayer, source: _Input) -> str:
         name, channels = layer.identifier, layer.channels
         own, skip = layer.recurrent, self.output_pad(stage) * words(channels)
-        row = self.width * channels
+        row, plus = self.width * channels, f" + {skip}" if skip else ""
         lines = [
             self.layer_comment(layer, source),
             f"static void compute_{name}(int32_t y)",
@@ -479,43 +252,44 @@ class _Source:
             self.pointers("in", source.kind, layer.convolution),
         ]
         if own is not None:
-            lines.append(self.pointers("own", _word(channels), own))
+            lines.append(self.pointers("own", word_type(channels), own))
         lines += [
             *self.sums(layer),
             f"    int{layer.mem_bits}_t *mem = arena.state.{name}_mem + y * {row};",
-            f"    {_word(channels)} *spikes = {name}_spikes_row(y){f' + {skip}' if skip else ''};",
+            f"    {word_type(channels)} *spikes = {name}_spikes_row(y){plus};",
             self.counters([layer.convolution, own], self.blocks(layer, source)),
             "",
         ]
         lines += self.point_at_rows("in", layer.convolution, source, self.input_pad(stage))
         if own is not None:
             lines += self.keep_row(stage, layer, own)
-        in_pairs = paired(self.network, layer)
-        quads = _quads(channels)
+        packing = packing_of(self.network, layer)
         lines.append("    for (x = 0; x < NET_WIDTH; ++x) {")
-        if in_pairs:
+        if packing is not None:
             lines.append("        memset(pairs, 0, sizeof pairs);")
             lines.append("        count = 0;")
         else:
             lines.append(f"        memcpy(sums, {name}_bias, sizeof sums);")
-        lines += self.add_taps("in", f"{name}_weight", layer.convolution, source, in_pairs)
+        lines += self.add_taps("in", f"{name}_weight", layer.convolution, source, packing)
         if own is not None:
-            spikes = _Input("", _word(channels), channels)
-            lines += self.add_taps("own", f"{name}_weight_rec", own, spikes, in_pairs)
-        if in_pairs:
-            lines.append(f"        NET_UNPACK_PAIRS(sums, pairs, {name}_bias, {quads}, count);")
+            spikes = _Input("", word_type(channels), channels)
+            lines += self.add_taps("own", f"{name}_weight_rec", own, spikes, packing)
+        if packing is not None:
+            form = f"{packing.words(channels)}, {packing.parts}"
+            lines.append(f"        NET_UNPACK_PAIRS(sums, pairs, {name}_bias, {form}, count);")
         lines += self.neurons(layer)
         lines += ["    }", "}", ""]
         return "\n".join(lines)
 
     def sums(self, layer: SpikingLayer) -> list[str]:
         """Declarations of what a pixel's convolutions sum up to."""
-        if not paired(self.network, layer):
+        packing = packing_of(self.network, layer)
+        if packing is None:
             return [f"    int32_t sums[{layer.channels}];"]
-        quads = _quads(layer.channels)
+        filled = packing.filled(layer.channels)
         return [
-            f"    uint32_t pairs[{2 * quads}];",
-            f"    int32_t sums[{4 * quads}];",
+            f"    uint32_t pairs[{filled // 2}];",
+            f"    int32_t sums[{filled}];",
             "    uint32_t count;",
         ]
 
@@ -601,21 +375,21 @@ class _Source:
         weight: str,
         convolution: Convolution,
         source: _Input,
-        in_pairs: bool = False,
+        packing: Packing | None = None,
     ) -> list[str]:
         """Add what one convolution sees at pixel x."""
         k, per_pixel = convolution.kernel, source.elements
         channels = int(convolution.weight.shape[0])
         # Elements of the weights of one input channel.
-        stride = _quads(channels) if in_pairs else channels
+        stride = channels if packing is None else packing.words(channels)
         if k == 1:
             column = "x" if per_pixel == 1 else f"x * {per_pixel}"
-            taps = self.add_tap(pointers, column, weight, source, stride, in_pairs)
+            taps = self.add_tap(pointers, column, weight, source, stride, packing)
             return [f"        {line}" for line in taps]
         column = "x + v" if per_pixel == 1 else f"(x + v) * {per_pixel}"
-        taps = self.add_tap(f"{pointers}[u]", column, "weight", source, stride, in_pairs)
+        taps = self.add_tap(f"{pointers}[u]", column, "weight", source, stride, packing)
         tap = f"(u * {k} + v) * {convolution.inputs * stride}"
-        kind = "uint32_t" if in_pairs else "int8_t"
+        kind = "int8_t" if packing is None else "uint32_t"
         return [
             f"        for (u = 0; u < {k}; ++u) {{",
             f"            for (v = 0; v < {k}; ++v) {{",
@@ -626,21 +400,29 @@ class _Source:
         ]
 
     def add_tap(
-        self, row: str, column: str, weight: str, source: _Input, stride: int, in_pairs: bool
+        self,
+        row: str,
+        column: str,
+        weight: str,
+        source: _Input,
+        stride: int,
+        packing: Packing | None,
     ) -> list[str]:
         """Add what the convolution sees through one tap of its kernel."""
         if source.counts:
             bins = source.elements
             return [f"net_add_counts(sums, {row} + {column}, {bins}, {weight}, {stride});"]
         call, sums, kind = "net_add_spikes", "sums", "int8_t"
-        if in_pairs:
+        form = str(stride)
+        if packing is not None:
             call, sums, kind = "count += net_add_spikes_in_pairs", "pairs", "uint32_t"
+            form += f", {packing.parts}"
         if source.elements == 1:
-            return [f"{call}({sums}, {row}[{column}], {weight}, {stride});"]
+            return [f"{call}({sums}, {row}[{column}], {weight}, {form});"]
         return [
             f"for (k = 0; k < {source.elements}; ++k) {{",
             f"    const {kind} *block = {weight} + k * {32 * stride};",
-            f"    {call}({sums}, {row}[{column} + k], block, {stride});",
+            f"    {call}({sums}, {row}[{column} + k], block, {form});",
             "}",
         ]
 
@@ -655,7 +437,7 @@ class _Source:
             ]
         reset = f"NET_RESET_{layer.reset.upper()}"
         kernel = f"NET_NEURONS_INT{layer.mem_bits}"
-        word = _word(channels)
+        word = word_type(channels)
         if words(channels) == 1:
             lines += [
                 f"        spikes[x] = ({word}){kernel}(sums, mem, {name}_decay, {name}_threshold,",
@@ -759,7 +541,7 @@ class _Source:
         arrays = "\n".join(
             f'    {{"{array.label}", arena.state.{array.name}'
             f"{f' + {array.pad}' if array.pad else ''}, "
-            f"{_bytes(array.kind)}, {array.rows}, {array.elements}, {array.stride}}},"
+            f"{element_bytes(array.kind)}, {array.rows}, {array.elements}, {array.stride}}},"
             for array in self.states.values()
         )
         text = template("net_step.c")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from export.microcontroller.constants import array_text
 from export.microcontroller.flow_head import FixedHead
 from export.microcontroller.network import Network
 from export.microcontroller.schedule import word_bits
-from export.microcontroller.source import array_text
 from lif_op.spec import pack_spikes
 from runtime.artifact import LoadedModel
 from runtime.layout import states_channels_first

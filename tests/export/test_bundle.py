@@ -35,6 +35,7 @@ from export.graphs.integer import integer_model
 from export.microcontroller import source
 from export.microcontroller.factors import integer_factor
 from export.microcontroller.network import BundleError, identifier, read_network
+from export.microcontroller.packing import Packing, packing_of
 from export.microcontroller.vectors import crc, run_reference, synthetic_counts
 from export.profile_export import build_profile
 from export.profiles import PROFILES
@@ -131,12 +132,9 @@ def test_sums_that_need_more_than_16_bits(
         weight[:5], weight[5:10] = 127, -127
     model = integer_model(spec, Dims(SIZE, free=False))
     written = write(model, tmp_path, allow_silent=True)
-    layers = written.bundle.network.layers
-    assert [source.paired(written.bundle.network, layer) for layer in layers[:3]] == [
-        False,
-        False,
-        True,
-    ]
+    network = written.bundle.network
+    packings = [packing_of(network, layer) for layer in network.layers[:3]]
+    assert packings == [None, None, Packing(8)]
     program = written.compile(tmp_path / "trace", [*CC, *STRICT, "-fsanitize=undefined"], TRACE)
     windows = moving_counts(8, SIZE)
     expected = run_reference(load_model(written.model), written.bundle.network, windows)
@@ -578,6 +576,16 @@ def test_garbled_graphs_are_one_error(case: str, bundles: Any) -> None:
             assert "garbled" in str(error)
             refused += 1
     assert refused > 3
+
+
+def test_small_weights_take_half_the_flash(bundles: Any) -> None:
+    for case, bits in (("LIFFireNet", 8), ("short-4-8", 4), ("uint8-4-8", 4)):
+        network = bundles(case).bundle.network
+        packings = [packing_of(network, layer) for layer in network.layers]
+        assert packings == [None] + [Packing(bits)] * (len(packings) - 1)
+    weights = np.array([[-8, 7, 0, 1, -1, 2, 3, 4, 5]], np.int8)
+    assert [hex(word) for word in Packing(4).pack(weights)[0]] == ["0xcba798f0", "0x8888888d"]
+    assert [hex(word) for word in Packing(8).pack(weights)[0, :1]] == ["0x81808778"]
 
 
 def test_layers_of_one_name_in_c_are_refused(bundles: Any) -> None:
