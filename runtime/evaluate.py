@@ -2,6 +2,7 @@
 
     python -m runtime.evaluate model.int8.onnx --data F.h5 --mode gtflow_dt1 \
         [--window W] [--against model.float.onnx] [--json F] [--no-library] [--metrics aee,rsat]
+    python -m runtime.evaluate model.int8.onnx --data recordings/ --batch 4
     python -m runtime.evaluate --list-metrics
 
 Spikes of layers without recurrence are no outputs of an artifact, so a copy of the graph runs in
@@ -11,14 +12,20 @@ which every layer's spikes are outputs too. Nothing it computes changes by that.
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from calib_data import console
+from calib_data.events import EventSource
 from calib_data.npz import open_events
 from runtime.arguments import add_recording_arguments, positive
 from runtime.artifact import LoadedModel, load_model
+from runtime.batch import Batch, Slot
 from runtime.errors import EvaluationError
+from runtime.evaluate_batch import Job, evaluate_batch, make_job
 from runtime.evaluate_output import CsvTable, outcome_values, write_json
 from runtime.evaluate_sequences import Outcome, evaluate_all, find_recordings
 from runtime.evaluate_tables import list_metrics, print_means, print_profile, print_tables
@@ -26,6 +33,7 @@ from runtime.evaluate_tables import table_console as table_console
 from runtime.evaluation import Evaluation as Evaluation
 from runtime.evaluation import NetworkResult as NetworkResult
 from runtime.evaluation import Observer as Observer
+from runtime.evaluation import WindowResult, begin
 from runtime.evaluation import evaluate as evaluate
 from runtime.house import start_command
 from runtime.metrics import find_metrics
@@ -36,7 +44,8 @@ from runtime.published_results import METRICS as PUBLISHED_METRICS
 from runtime.published_results import compare, print_comparison, published_results
 from runtime.research_config import read_research_config
 from runtime.runner import Runner
-from runtime.session import StatefulSession
+from runtime.sequence import Drive
+from runtime.session import StatefulSession, Stream
 from runtime.warping import EVENTS_PER_VALUE
 
 
@@ -54,55 +63,131 @@ def main(argv: list[str] | None = None) -> int:
     loaded = [load_model(path) for path in (arguments.model, arguments.against) if path]
     for model in loaded:
         _check_scaling(protocol, model)
-    names = _names(loaded)
-    pictures = PictureOutputs(
-        arguments, dict(zip(names, loaded, strict=True)), several=len(recordings) > 1
-    )
-    table = CsvTable(arguments.csv) if arguments.csv is not None else None
-    native: dict[str, bool] = {}
-
-    def one(path: Path) -> Evaluation:
-        with open_events(path, arguments.resolution) as whole:
-            file = protocol.source_of(whole)
-            sessions = {
-                name: _session(model, protocol.input_resolution or file.resolution, arguments)
-                for name, model in zip(names, loaded, strict=True)
-            }
-            native.update({name: session.native for name, session in sessions.items()})
-            runners = {
-                name: _runner(session, file.resolution, protocol)
-                for name, session in sessions.items()
-            }
-            plan = protocol.plan(file, _fwl_events(arguments, protocol.mode))
-            with pictures.sequence(path.stem, file.resolution, runners, plan.mode) as observe:
-                result = evaluate(
-                    file, runners, plan, metrics=metrics, observe=observe, keep_interrupted=True,
-                    on_window=table.sequence(path) if table is not None else None,
-                )  # fmt: skip
-                observe.finish(result)
-        return result
-
-    outcome = evaluate_all(recordings, one)
+    models = dict(zip(_names(loaded), loaded, strict=True))
+    run = _Run(arguments, protocol, metrics, models, several=len(recordings) > 1)
+    began = time.perf_counter()
+    together = arguments.batch > 1
+    outcome = run.together(recordings) if together else evaluate_all(recordings, run.one)
+    outcome.seconds, outcome.batch = time.perf_counter() - began, arguments.batch
     facts = {
         name: {
             "file": str(model.path),
-            "native": native.get(name),
+            "native": run.native.get(name),
             "artifact": model.artifact.to_dict(),
         }
-        for name, model in zip(names, loaded, strict=True)
+        for name, model in models.items()
     }
     if arguments.json is not None:
         values = outcome_values(outcome, protocol, facts)
         values["comparison"] = compare(outcome.evaluations, protocol)
         write_json(arguments.json, values)
-    if table is not None:
-        table.write(outcome.evaluations)
+    if run.table is not None:
+        run.table.write(outcome.evaluations)
     if outcome.evaluations:
-        pictures.finish(protocol=protocol.to_dict(), warnings=_warnings(outcome))
+        run.pictures.finish(protocol=protocol.to_dict(), warnings=_warnings(outcome))
     _print(outcome, protocol)
     if outcome.interrupted:
         return console.EXIT_INTERRUPTED
     return 1 if outcome.skipped else 0
+
+
+class _Run:
+    """What one run of the command evaluates recordings with."""
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        protocol: Protocol,
+        metrics: Sequence[str],
+        models: Mapping[str, LoadedModel],
+        *,
+        several: bool,
+    ) -> None:
+        self._arguments = arguments
+        self._protocol = protocol
+        self._metrics = metrics
+        self._models = models
+        self.pictures = PictureOutputs(arguments, models, several=several)
+        self.table = CsvTable(arguments.csv) if arguments.csv is not None else None
+        self.native: dict[str, bool] = {}
+
+    def one(self, path: Path) -> Evaluation:
+        """Evaluate a recording by itself."""
+        with open_events(path, self._arguments.resolution) as whole:
+            file = self._protocol.source_of(whole)
+            runners = {
+                name: _runner(session.diagnostic(), file.resolution, self._protocol)
+                for name, session in self._sessions(file.resolution).items()
+            }
+            plan = self._plan(file)
+            with self.pictures.sequence(path.stem, file.resolution, runners, plan.mode) as observe:
+                result = evaluate(
+                    file, runners, plan, metrics=self._metrics, observe=observe,
+                    keep_interrupted=True, on_window=self._rows(path),
+                )  # fmt: skip
+                observe.finish(result)
+        return result
+
+    def together(self, paths: Sequence[Path]) -> Outcome:
+        """Evaluate recordings of equal resolution at once, as many as the batch has room for."""
+        outcome = Outcome()
+        finished = self._finished(paths, outcome)
+        try:
+            for _ in console.progress(finished, "recordings", len(paths)):
+                pass
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+            finished.close()
+        outcome.finish(paths)
+        return outcome
+
+    def _finished(self, paths: Sequence[Path], outcome: Outcome) -> Generator[Path, None, None]:
+        groups: dict[tuple[int, int], list[Path]] = {}
+        for path in paths:
+            try:
+                with open_events(path, self._arguments.resolution) as file:
+                    groups.setdefault(file.resolution, []).append(path)
+            except Exception as error:
+                outcome.skip(path, error)
+                yield path
+        for resolution, group in groups.items():
+            if outcome.interrupted:
+                return
+            size = min(self._arguments.batch, len(group))
+            batches = {
+                name: Batch(self._maker(session, resolution), size)
+                for name, session in self._sessions(resolution).items()
+            }
+            yield from evaluate_batch(group, batches, self._job, outcome)
+
+    def _maker(
+        self, session: StatefulSession, resolution: tuple[int, int]
+    ) -> Callable[[int], Runner]:
+        shown = session.diagnostic()
+        return lambda size: _runner(shown.resized(size), resolution, self._protocol)
+
+    def _job(self, path: Path, slots: Mapping[str, Slot], stack: ExitStack) -> Job:
+        whole = stack.enter_context(open_events(path, self._arguments.resolution))
+        file = self._protocol.source_of(whole)
+        plan = self._plan(file)
+        observe = stack.enter_context(
+            self.pictures.sequence(path.stem, file.resolution, slots, plan.mode)
+        )
+        evaluation = begin(file, slots, plan, metrics=self._metrics)
+        evaluation.on_window = self._rows(path)
+        return make_job(file, path, plan, evaluation, slots, observe, stack)
+
+    def _sessions(self, resolution: tuple[int, int]) -> dict[str, StatefulSession]:
+        size = self._protocol.input_resolution or resolution
+        sessions = {n: _session(m, size, self._arguments) for n, m in self._models.items()}
+        self.native.update({name: session.native for name, session in sessions.items()})
+        return sessions
+
+    def _plan(self, file: EventSource) -> Drive:
+        return self._protocol.plan(file, _fwl_events(self._arguments, self._protocol.mode))
+
+    def _rows(self, path: Path) -> Callable[[WindowResult], None] | None:
+        return None if self.table is None else self.table.sequence(path)
 
 
 def _print(outcome: Outcome, protocol: Protocol) -> None:
@@ -112,7 +197,7 @@ def _print(outcome: Outcome, protocol: Protocol) -> None:
         print_tables(evaluation, out)
     print_means(outcome.evaluations, out)
     print_comparison(compare(outcome.evaluations, protocol), out)
-    print_profile(outcome.evaluations, out)
+    print_profile(outcome, out)
 
 
 def _warnings(outcome: Outcome) -> list[str]:
@@ -211,9 +296,8 @@ def _session(
     )
 
 
-def _runner(session: StatefulSession, resolution: tuple[int, int], protocol: Protocol) -> Runner:
-    """The diagnostic runner, pooling events where the network is to run below the sensor's size."""
-    stream = session.diagnostic()
+def _runner(stream: Stream, resolution: tuple[int, int], protocol: Protocol) -> Runner:
+    """The stream, pooling events where the network is to run below the sensor's size."""
     size = protocol.input_resolution
     if size is None or protocol.pooling is None:
         return stream
@@ -267,6 +351,10 @@ def _parser() -> argparse.ArgumentParser:
         "--warmup", type=int, default=0, metavar="N", help="windows at the start not to score"
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="run at most N windows")
+    parser.add_argument(
+        "--batch", type=positive, default=1, metavar="N",
+        help="drive N recordings of equal resolution at once through the networks' batch axis",
+    )  # fmt: skip
     parser.add_argument("--threads", type=positive, default=1, metavar="N")
     parser.add_argument(
         "--fwl",

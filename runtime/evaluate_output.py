@@ -42,6 +42,7 @@ def outcome_values(
         **top,
         "protocol": protocol.to_dict(),
         "partial": outcome.interrupted,
+        "overall": outcome.overall(),
         "sequences": sequences,
         "skipped": [{"data": str(p), "error": text} for p, text in outcome.skipped.items()],
         "means": means(outcome),

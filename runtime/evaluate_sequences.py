@@ -22,12 +22,44 @@ class Outcome:
     """What became of a list of recordings.
 
     evaluations: by recording, in order; the last may be partial. skipped: message by recording
-    that could not be evaluated. interrupted: whether the run was ended by hand.
+    that could not be evaluated. interrupted: whether the run was ended by hand. seconds: wall time
+    of all of it. batch: most recordings at a time.
     """
 
     evaluations: dict[Path, Evaluation] = field(default_factory=dict)
     skipped: dict[Path, str] = field(default_factory=dict)
     interrupted: bool = False
+    seconds: float = 0.0
+    batch: int = 1
+    first_error: Exception | None = None
+
+    def skip(self, path: Path, error: Exception) -> None:
+        """Note a recording's error; a fault of the program is raised."""
+        if not (isinstance(error, OSError) or getattr(type(error), "user_error", False)):
+            raise error
+        self.first_error = self.first_error or error
+        self.skipped[path] = " ".join(str(error).split())
+
+    def overall(self) -> dict[str, float]:
+        """Events, wall seconds, events per second and the batch of the whole run."""
+        events = sum(evaluation.events for evaluation in self.evaluations.values())
+        rate = events / self.seconds if self.seconds else 0.0
+        return {
+            "events": events, "seconds": self.seconds, "events_per_second": rate,
+            "batch": self.batch,
+        }  # fmt: skip
+
+    def finish(self, paths: Iterable[Path]) -> None:
+        """Put results in the order of ``paths`` and name what was skipped.
+
+        Raises the first recording's error, if none of them could be evaluated.
+        """
+        if self.first_error is not None and not self.evaluations and not self.interrupted:
+            raise self.first_error
+        order = {path: number for number, path in enumerate(paths)}
+        self.evaluations = dict(sorted(self.evaluations.items(), key=lambda e: order[e[0]]))
+        for path, message in self.skipped.items():
+            print(f"skipped {path}: {message}", file=sys.stderr)
 
 
 def find_recordings(places: Iterable[Path]) -> list[Path]:
@@ -56,8 +88,7 @@ def evaluate_all(paths: Iterable[Path], one: Callable[[Path], Evaluation]) -> Ou
     Raises:
         The first recording's error, if none of them could be evaluated.
     """
-    outcome = Outcome()
-    first_error: Exception | None = None
+    outcome, paths = Outcome(), list(paths)
     for path in paths:
         try:
             evaluation = one(path)
@@ -65,17 +96,11 @@ def evaluate_all(paths: Iterable[Path], one: Callable[[Path], Evaluation]) -> Ou
             outcome.interrupted = True
             break
         except Exception as error:
-            if not (isinstance(error, OSError) or getattr(type(error), "user_error", False)):
-                raise
-            first_error = first_error or error
-            outcome.skipped[path] = " ".join(str(error).split())
+            outcome.skip(path, error)
             continue
         outcome.evaluations[path] = evaluation
         if evaluation.partial:
             outcome.interrupted = True
             break
-    if first_error is not None and not outcome.evaluations and not outcome.interrupted:
-        raise first_error
-    for path, message in outcome.skipped.items():
-        print(f"skipped {path}: {message}", file=sys.stderr)
+    outcome.finish(paths)
     return outcome

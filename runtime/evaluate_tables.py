@@ -14,6 +14,7 @@ from rich.table import Table
 from runtime.metrics import METRICS
 
 if TYPE_CHECKING:
+    from runtime.evaluate_sequences import Outcome
     from runtime.evaluation import Evaluation
 
 _WIDTH = 140
@@ -99,9 +100,9 @@ def print_means(evaluations: Mapping[Path, Evaluation], out: Console) -> None:
     out.print(table)
 
 
-def print_profile(evaluations: Mapping[Path, Evaluation], out: Console) -> None:
+def print_profile(outcome: Outcome, out: Console) -> None:
     """Print where the time went, and how many events a second were evaluated."""
-    for path, evaluation in evaluations.items():
+    for path, evaluation in outcome.evaluations.items():
         profile = evaluation.profile
         total = max(sum(profile.parts.values()), 1e-9)
         shares = [
@@ -112,6 +113,15 @@ def print_profile(evaluations: Mapping[Path, Evaluation], out: Console) -> None:
         out.print(
             f"{path.stem}: {evaluation.events} events, {_text(rate, 0)} events per second; "
             f"{', '.join(shares)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    overall = outcome.overall()
+    if len(outcome.evaluations) > 1:
+        out.print(
+            f"all: {overall['events']} events, {_text(overall['events_per_second'], 0)} events per "
+            f"second; {overall['seconds']:.3f} s, up to {overall['batch']} recordings at a time",
             highlight=False,
             soft_wrap=True,
         )

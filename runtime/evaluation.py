@@ -292,7 +292,7 @@ def evaluate(
         EvaluationError, DataError: as ``runtime.sequence.drive``.
         MetricError: an unknown metric.
     """
-    result = start(file, runners, plan, metrics=metrics)
+    result = begin(file, runners, plan, metrics=metrics)
     result.on_window = on_window
     plan.check()
     records = drive(file, runners, plan)
@@ -308,7 +308,7 @@ def evaluate(
     return result
 
 
-def start(
+def begin(
     file: EventSource, runners: Mapping[str, Runner], plan: Drive, *, metrics: Iterable[str] = ()
 ) -> Evaluation:
     """An evaluation that has not seen a window; arguments and errors as of ``evaluate``."""

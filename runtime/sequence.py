@@ -123,6 +123,18 @@ def check_resolution(runner: Runner, file: EventSource) -> None:
         )
 
 
+def check_drive(file: EventSource, runners: Mapping[str, Runner], plan: Drive) -> None:
+    """Raise EvaluationError unless the recording has a window and a size that networks take."""
+    plan.check()
+    if plan.count(file) == 0:
+        raise EvaluationError(
+            f"{file.path}: shorter than one window of mode {plan.mode}, length {plan.window:g}; "
+            "use a shorter window or a longer recording"
+        )
+    for runner in runners.values():
+        check_resolution(runner, file)
+
+
 def drive(file: EventSource, runners: Mapping[str, Runner], plan: Drive) -> Iterator[StepRecord]:
     """Run networks side by side over a recording; states start at reset and are carried on.
 
@@ -138,14 +150,8 @@ def drive(file: EventSource, runners: Mapping[str, Runner], plan: Drive) -> Iter
         EvaluationError: the recording is too short or of another size than a network's.
         DataError: the recording is damaged or lacks what the mode needs.
     """
-    plan.check()
-    if plan.count(file) == 0:
-        raise EvaluationError(
-            f"{file.path}: shorter than one window of mode {plan.mode}, length {plan.window:g}; "
-            "use a shorter window or a longer recording"
-        )
+    check_drive(file, runners, plan)
     for runner in runners.values():
-        check_resolution(runner, file)
         runner.reset()
     scorer = Scorer(file.resolution, plan, runners)
     for window, loading in loaded_windows(file, plan):

@@ -334,6 +334,10 @@ class Stream:
         """A fresh stream with the same settings on a copy of the graph that shows every spike."""
         return Stream(diagnostic_engine(self._engine), self._resolution, self._batch)
 
+    def resized(self, batch: int) -> Stream:
+        """A fresh stream of another batch on the same ONNX Runtime session."""
+        return Stream(self._engine, self._resolution, batch)
+
     def _size_or_error(self) -> tuple[int, int]:
         if self._resolution is None:
             raise SessionError("no step was made and no resolution given, so there is no state yet")
