@@ -95,6 +95,18 @@ def test_selftest(case: str, processor: Processor, bundles: Any, tmp_path: Path)
     assert run([*processor.emulator, program]).decode() == expected
 
 
+@pytest.mark.parametrize("cpu", ["cortex-m4", "cortex-m7"])
+def test_builds_with_cmake_for_a_board(cpu: str, bundles: Any, tmp_path: Path) -> None:
+    """By the commands of the bundle's README."""
+    if missing(PROCESSORS[cpu]) is not None:
+        pytest.skip(f"{missing(PROCESSORS[cpu])} is missing")
+    folder, build = bundles("flow-short").folder, tmp_path / "build"
+    toolchain = ["--toolchain", folder / "port/mps2/toolchain.cmake", f"-DNET_CPU={cpu}"]
+    run(["cmake", "-S", folder, "-B", build, *toolchain])
+    run(["cmake", "--build", build])
+    assert b"100% tests passed" in run(["ctest", "--test-dir", build])
+
+
 def test_kernels_for_the_dsp_instructions(
     processor: Processor, bundles: Any, tmp_path: Path
 ) -> None:
