@@ -39,7 +39,7 @@ from runtime.house import start_command
 from runtime.metrics import find_metrics
 from runtime.picture_outputs import PictureOutputs, add_picture_arguments
 from runtime.pooling import POOLINGS, PooledRunner
-from runtime.protocol import CUSTOM, Protocol, find_protocol, named_protocols
+from runtime.protocol import CUSTOM, Part, Protocol, find_protocol, named_protocols
 from runtime.published_results import METRICS as PUBLISHED_METRICS
 from runtime.published_results import compare, print_comparison, published_results
 from runtime.research_config import read_research_config
@@ -114,7 +114,7 @@ class _Run:
     def one(self, path: Path) -> Evaluation:
         """Evaluate a recording by itself."""
         with open_events(path, self._arguments.resolution) as whole:
-            file = self._protocol.source_of(whole)
+            file, what = self._part(whole)
             runners = {
                 name: _runner(session.diagnostic(), file.resolution, self._protocol)
                 for name, session in self._sessions(file.resolution).items()
@@ -125,6 +125,7 @@ class _Run:
                     file, runners, plan, metrics=self._metrics, observe=observe,
                     keep_interrupted=True, on_window=self._rows(path),
                 )  # fmt: skip
+                result.scored = what
                 observe.finish(result)
         return result
 
@@ -168,13 +169,13 @@ class _Run:
 
     def _job(self, path: Path, slots: Mapping[str, Slot], stack: ExitStack) -> Job:
         whole = stack.enter_context(open_events(path, self._arguments.resolution))
-        file = self._protocol.source_of(whole)
+        file, what = self._part(whole)
         plan = self._plan(file)
         observe = stack.enter_context(
             self.pictures.sequence(path.stem, file.resolution, slots, plan.mode)
         )
         evaluation = begin(file, slots, plan, metrics=self._metrics)
-        evaluation.on_window = self._rows(path)
+        evaluation.on_window, evaluation.scored = self._rows(path), what
         return make_job(file, path, plan, evaluation, slots, observe, stack)
 
     def _sessions(self, resolution: tuple[int, int]) -> dict[str, StatefulSession]:
@@ -182,6 +183,9 @@ class _Run:
         sessions = {n: _session(m, size, self._arguments) for n, m in self._models.items()}
         self.native.update({name: session.native for name, session in sessions.items()})
         return sessions
+
+    def _part(self, whole: EventSource) -> Part:
+        return self._protocol.part_of(whole, already_cut=self._arguments.already_cut)
 
     def _plan(self, file: EventSource) -> Drive:
         return self._protocol.plan(file, _fwl_events(self._arguments, self._protocol.mode))
@@ -345,6 +349,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pool", choices=POOLINGS,
         help="sum events over a block, which keeps whole counts (default), or average them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--already-cut", action="store_true",
+        help="recordings too short for the protocol's range are that range, with its own clock",
     )  # fmt: skip
     parser.add_argument("--against", type=Path, metavar="other.onnx", help="a second artifact")
     parser.add_argument(

@@ -33,7 +33,15 @@ def print_tables(result: Evaluation, out: Console) -> None:
         f"{result.plan.window:g}), {result.resolution[0]} x {result.resolution[1]} pixels, "
         f"{result.events_per_pixel:.3f} events per pixel and window",
         highlight=False,
+        soft_wrap=True,
     )
+    if result.span is not None:
+        first, last = result.span
+        out.print(
+            f"driven: {first:.3f} to {last:.3f} s since t0; {result.scored}",
+            highlight=False,
+            soft_wrap=True,
+        )
     out.print(_score_table(result))
     if any(network.metrics.metrics for network in result.networks.values()):
         out.print(_metric_table(result))

@@ -149,7 +149,9 @@ class Evaluation:
     windows, events: driven windows and the events in them. kept: results of windows, every one up
     to twice ``KEPT_WINDOWS``, beyond that every second, fourth, ... metric_lines: metrics asked for
     over time, by metric and network, neighbours averaged. on_window: gets every window's result.
-    partial: whether it was interrupted before the end. Memory does not grow with the windows.
+    partial: whether it was interrupted before the end. scored: what of the recording was driven, in
+    words. span: start of the first window and end of the last, seconds since t0; None before one.
+    Memory does not grow with the windows.
     """
 
     data: Path
@@ -163,6 +165,8 @@ class Evaluation:
     on_window: Callable[[WindowResult], None] | None = None
     profile: Profile = field(default_factory=Profile)
     partial: bool = False
+    scored: str = "the whole recording"
+    span: tuple[float, float] | None = None
 
     @property
     def events_per_pixel(self) -> float:
@@ -181,6 +185,8 @@ class Evaluation:
         self._add_to_metrics(record)
         self.windows += 1
         self.events += len(record.window.events)
+        started = record.window.t_start if self.span is None else self.span[0]
+        self.span = (started, record.window.t_stop)
         if self.on_window is not None or self.kept.due():
             result = window_result(record)
             self.kept.add(result)
@@ -239,6 +245,8 @@ class Evaluation:
             "window": self.plan.window,
             "warmup": self.plan.warmup,
             "fwl_events": self.plan.fwl_events,
+            "scored": self.scored,
+            "span": None if self.span is None else list(self.span),
             "windows": self.windows,
             "events": self.events,
             "events_per_pixel": self.events_per_pixel,

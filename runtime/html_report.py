@@ -155,9 +155,17 @@ def _sequence(sequence: SequenceReport, number: int) -> list[str]:
             f"{evaluation.resolution[0]} x {evaluation.resolution[1]} pixels, "
             f"{evaluation.events} events, {evaluation.events_per_pixel:.3f} per pixel and window"
         )
+        + page.paragraph(_driven(evaluation))
     )
     return [heading, _scores(evaluation), _over_time(sequence), *_pictures(sequence),
             _activity(sequence), _latency(sequence)]  # fmt: skip
+
+
+def _driven(evaluation: Evaluation) -> str:
+    if evaluation.span is None:
+        return "No window was driven."
+    first, last = evaluation.span
+    return f"Driven: {first:.3f} to {last:.3f} s since t0; {evaluation.scored}."
 
 
 def _scores(evaluation: Evaluation) -> str:

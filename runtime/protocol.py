@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from calib_data.events import EventSource
 from runtime.cut import Cut
@@ -27,6 +27,17 @@ from runtime.sequence import Drive, default_window
 
 CUSTOM = "custom"
 FILE = "protocols.json"
+
+
+CUT_SLACK = 0.5
+"""Seconds by which a file that was cut to a range may differ from the range's length."""
+
+
+class Part(NamedTuple):
+    """source: what is scored of a recording. what: in words, and how that is known."""
+
+    source: EventSource
+    what: str
 
 
 @dataclass(frozen=True)
@@ -75,8 +86,16 @@ class Protocol:
         """Name, hash, settings and source as JSON values."""
         return {"name": self.name, "hash": self.hash, **self.settings(), "source": self.source}
 
-    def source_of(self, file: EventSource) -> EventSource:
+    def source_of(self, file: EventSource, *, already_cut: bool = False) -> EventSource:
+        """The part of a recording that is scored; see ``part_of``."""
+        return self.part_of(file, already_cut=already_cut).source
+
+    def part_of(self, file: EventSource, *, already_cut: bool = False) -> Part:
         """The part of a recording that is scored.
+
+        A file that ends before the range begins has a clock of its own. It is taken whole, as the
+        range that somebody cut out before, if its events span the range's length to half a second,
+        or if ``already_cut`` says so. A file that kept the whole recording's clock needs no rule.
 
         Raises EvaluationError for another resolution, or a recording that lacks the range.
         """
@@ -88,13 +107,22 @@ class Protocol:
             )
         start, stop = by_name(self.ranges, Path(file.path), (None, None))
         if start is None and stop is None:
-            return file
-        if start is not None and file.duration <= start:
-            raise EvaluationError(
-                f"{file.path} lasts {file.duration:.1f} s and protocol {self.name} scores from "
-                f"{start:g} s on; if it is that cut already, rename it or use another protocol"
-            )
-        return Cut(file, start or 0.0, math.inf if stop is None else stop)
+            return Part(file, "the whole recording")
+        start, stop = start or 0.0, math.inf if stop is None else stop
+        named = f"{start:g} s on" if math.isinf(stop) else f"{start:g} to {stop:g} s"
+        first, last = _span(file)
+        if not file.num_events or last > start:
+            return Part(Cut(file, start, stop), f"its range, {named} since t0")
+        seconds = last - first
+        if already_cut:
+            return Part(file, f"all {seconds:.1f} s, said to be the range {named}")
+        if abs(seconds - (stop - start)) <= CUT_SLACK:
+            return Part(file, f"all {seconds:.1f} s, which is the length of the range {named}")
+        raise EvaluationError(
+            f"{file.path} ends at {last:.1f} s and protocol {self.name} scores from {start:g} s "
+            "on; if it is that range already, say so with --already-cut, otherwise rename it or "
+            "use another protocol"
+        )
 
     def plan(self, file: EventSource, fwl_events: int | None = None) -> Drive:
         """How to drive a recording, as ``source_of`` gave it."""
@@ -111,6 +139,15 @@ class Protocol:
             hot_pixels=self.hot_pixels,
             few_events=self.few_events,
         )
+
+
+def _span(file: EventSource) -> tuple[float, float]:
+    """Times of the first and the last event, seconds since t0; 0 without events."""
+    if not file.num_events:
+        return 0.0, 0.0
+    ends = (file.read(at, at + 1).ts[0] for at in (0, file.num_events - 1))
+    first, last = map(float, ends)
+    return first, last
 
 
 def by_name(table: Mapping[str, Any], path: Path, default: Any) -> Any:

@@ -119,6 +119,24 @@ def test_published_numbers_stand_beside_ours(make_file: Any, tmp_path: Path, cap
     assert values["comparison"] == [] and values["protocol"]["name"] == "mvsec_dt1 at 128 x 128"
 
 
+def test_a_file_said_to_be_cut_already(make_file: Any, tmp_path: Path, capsys: Any) -> None:
+    path, shape = tmp_path / "outdoor_day1_data.h5", (256, 256)
+    times = np.sort(np.random.default_rng(0).uniform(0, 0.2, 4000))
+    xs, ys = np.random.default_rng(0).integers(0, 256, (2, 4000)).astype(np.int16)
+    with EventFileWriter(path, shape) as writer:
+        writer.append(Events(xs, ys, times, np.ones(4000, np.int8)))
+        for number in range(3):
+            writer.add_flow("dt1", number * 0.1, np.full((2, *shape), 1.5, np.float32))
+    out, model = tmp_path / "r.json", make_file(resolution=None)
+    given = (model, "--data", path, "--protocol", "mvsec_dt1", "--json", out)
+    assert run(*given) == 2
+    assert "scores from 222.4 s on" in capsys.readouterr().err
+    assert run(*given, "--already-cut") == 0
+    assert "driven: 0.000 to 0.200 s since t0; all 0.2 s, said to be" in capsys.readouterr().out
+    values = json.loads(out.read_text())
+    assert values["span"] == pytest.approx([0, 0.2]) and "said to be" in values["scored"]
+
+
 def test_pooling_and_enlarging() -> None:
     image = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
     assert pool(image, (2, 2), "sum").tolist() == [[[10, 18], [42, 50]]]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calib_data import EventFile
+from calib_data import EventFile, EventFileWriter, Events
 from calib_data.console import MissingExtra
 from runtime import EvaluationError, research_config
 from runtime.cut import Cut
@@ -69,6 +69,51 @@ def test_range_and_rows_reach_the_plan(recording: Path) -> None:
             late.source_of(whole)
         with pytest.raises(EvaluationError, match="12 x 16 pixels, protocol mvsec_dt1 wants 256"):
             find_protocol("mvsec_dt1").source_of(whole)
+
+
+def test_a_file_cut_already_is_taken_whole(recording: Path) -> None:
+    """The recording lasts 0.6 s and has a clock of its own."""
+    protocol = Protocol("mine", ranges={"rec": (222.4, 223.0)})
+    with EventFile(recording) as whole:
+        source, what = protocol.part_of(whole)
+        assert (
+            source is whole and what == "all 0.6 s, which is the length of the range 222.4 to 223 s"
+        )
+        assert protocol.plan(source).count(source) == 6
+        longer = replace(protocol, ranges={"rec": (222.4, 224.0)})
+        with pytest.raises(EvaluationError, match="say so with --already-cut"):
+            longer.part_of(whole)
+        source, what = longer.part_of(whole, already_cut=True)
+        assert source is whole and "said to be the range 222.4 to 224 s" in what
+        with pytest.raises(EvaluationError, match="already-cut"):
+            replace(protocol, ranges={"rec": (222.4, None)}).part_of(whole)
+
+
+def test_a_cut_that_kept_its_clock_is_cut_as_a_whole_one(tmp_path: Path) -> None:
+    """A duration that tells the cut's own length does not matter."""
+    path, shape = tmp_path / "rec.h5", (12, 16)
+    times = np.linspace(222.5, 224.5, 900)
+    zeros = np.zeros(900, np.int16)
+    with EventFileWriter(path, shape, attributes={"duration": 2.0}) as writer:
+        writer.append(Events(zeros, zeros, times, np.ones(900, np.int8)))
+        for number in range(21):
+            writer.add_flow("dt1", 222.5 + 0.1 * number, np.ones((2, *shape), np.float32))
+    protocol = Protocol("mine", ranges={"rec": (222.4, 224.0)})
+    with EventFile(path) as whole:
+        source, what = protocol.part_of(whole)
+        assert isinstance(source, Cut) and what == "its range, 222.4 to 224 s since t0"
+        assert np.allclose(source.flow_times("dt1")[[0, -1]], [222.5, 224.0])
+        assert protocol.plan(source).count(source) == 15
+
+
+def test_an_empty_recording_is_refused_as_too_short(make_file: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rec.h5"
+    with EventFileWriter(path, (12, 16)) as writer:
+        writer.add_flow("dt1", 0.0, np.ones((2, 12, 16), np.float32))
+    protocol = Protocol("mine", ranges={"rec": (222.4, 224.0)})
+    with EventFile(path) as whole:
+        source = protocol.source_of(whole)
+        assert protocol.plan(source).count(source) == 0
 
 
 def test_published_numbers_need_exactly_their_protocol() -> None:
