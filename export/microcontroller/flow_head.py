@@ -13,6 +13,8 @@ from export.microcontroller.network import BundleError, FlowHead
 _INT16_MAX = 32767
 _LARGEST_SUM = 1 << 22
 _MOST_ENTRIES = 257
+_LARGEST_SHIFT = 15
+"""An entry's difference times the rest of a sum then fits 32 bits."""
 _GOOD_ENOUGH = 1.0
 """Units in the last place at which a table is not made finer."""
 
@@ -59,7 +61,7 @@ def fixed_head(head: FlowHead) -> FixedHead:
     exact = np.tanh(sums * head.scale.astype(np.float64)[:, None])
     top = max(float(exact.max()), 2.0**-16)
     frac_bits = min(math.floor(math.log2(_INT16_MAX / top)), 30)
-    shift = largest.bit_length()
+    shift = min(largest.bit_length(), _LARGEST_SHIFT)
     while True:
         found = _tabulate(head, largest, exact, frac_bits, shift)
         finer = (largest >> (shift - 1)) + 2 if shift else _MOST_ENTRIES + 1

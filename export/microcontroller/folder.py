@@ -25,6 +25,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         BundleError: something else is there. OSError: nothing can be written.
     """
+    path = path.absolute()
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from export.graphs.builder import Dims
 from export.graphs.integer import integer_model
 from export.microcontroller import source
 from export.microcontroller.factors import integer_factor
-from export.microcontroller.network import BundleError, identifier, read_network
+from export.microcontroller.flow_head import fixed_head
+from export.microcontroller.network import BundleError, FlowHead, identifier, read_network
 from export.microcontroller.packing import Packing, packing_of
 from export.microcontroller.vectors import crc, run_reference, synthetic_counts
 from export.profile_export import build_profile
@@ -301,6 +303,40 @@ def test_fixed_flow_is_within_its_bound(bundles: Any) -> None:
     off = np.abs(fixed.values(sums) / 2.0**fixed.frac_bits - exact).max()
     assert off <= fixed.error <= 2.0 / 2**fixed.frac_bits
     assert f"{fixed.error:.3g}" in written.bundle.files["net.h"]
+
+
+@pytest.mark.parametrize(("bias", "scale"), [(0, 1.0), (300, 0.02), (1 << 21, 1e-9), (70000, 1e-3)])
+def test_fixed_heads_of_any_size(bias: int, scale: float, tmp_path: Path, bundles: Any) -> None:
+    """In 32 bits, from the smallest sums to the largest, and for sums that are never reached."""
+    given = bundles("LIFFireNet").bundle.network
+    head = FlowHead(
+        given.head.convolution,
+        np.array([bias, -bias // 2], np.int32),
+        np.array([scale, scale / 3], np.float32),
+    )
+    fixed, reach = fixed_head(head), head.largest_sum()
+    text = source.head_source(replace(given, head=head), fixed)
+    (tmp_path / "net_head.c").write_text(text)
+    sums = np.unique(np.concatenate([np.linspace(-reach, reach, 4000), np.arange(-50, 51)]))
+    sums = np.clip(np.rint(sums), -reach, reach).astype(np.int32)
+    harness = tmp_path / "flow.c"
+    harness.write_text(
+        '#include "net.h"\n#include <stdio.h>\nint main(void) {\nint a;\n'
+        'while (scanf("%d", &a) == 1) printf("%d %d\\n", (int)net_flow_of(a, 0), '
+        "(int)net_flow_of(a, 1));\nreturn 0; }\n"
+    )
+    program, folder = tmp_path / "flow", bundles("LIFFireNet").folder
+    flags = [*CC, *STRICT, "-fsanitize=undefined", "-fno-sanitize-recover=all", f"-I{folder}"]
+    run([*flags, "-o", program, harness, tmp_path / "net_head.c"])
+    beyond = [-(2**31), 2**31 - 1]
+    found = run([program], "\n".join(map(str, [*sums.tolist(), *beyond])).encode())
+    values = np.array(found.split(), int).reshape(-1, 2)
+    both = sums.reshape(1, 1, -1, 1).repeat(2, axis=1)
+    expected = fixed.values(both)[0, :, :, 0].T
+    np.testing.assert_array_equal(values[:-2], expected)
+    np.testing.assert_array_equal(values[-2:], expected[[0, -1]])
+    exact = np.tanh(sums[:, None] * head.scale.astype(np.float64))
+    assert np.abs(expected / 2.0**fixed.frac_bits - exact).max() <= fixed.error
 
 
 # The command and its folder.
