@@ -37,15 +37,19 @@ def line_chart(
     *,
     x_label: str,
     y_label: str,
+    chart_width: int = WIDTH,
 ) -> str:
-    """Lines over a common x axis, y from 0; None and NaN leave a gap."""
+    """Lines over a common x axis, y from 0; None and NaN leave a gap.
+
+    chart_width: in units of the text's size.
+    """
     values = [v for line in series.values() for v in line if v is not None and math.isfinite(v)]
     if not xs or not values:
         return '<p class="none">no values</p>'
-    x_ticks = nice_ticks(min(xs), max(xs), 8)
+    x_ticks = nice_ticks(min(xs), max(xs), chart_width // 110)
     y_ticks = nice_ticks(0.0, max(values))
     x_low, x_high, y_high = min(xs), max(max(xs), min(xs) + 1e-9), y_ticks[-1]
-    width, height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+    width, height = chart_width - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (
@@ -53,7 +57,7 @@ def line_chart(
             _TOP + height * (1 - y / y_high),
         )
 
-    parts = [_grid_line(place(x_low, y)[1], y) for y in y_ticks]
+    parts = [_grid_line(place(x_low, y)[1], y, chart_width) for y in y_ticks]
     parts += [_x_tick(place(x, 0)[0], x) for x in x_ticks if x_low <= x <= x_high]
     for number, (name, line) in enumerate(series.items()):
         for run in _runs(xs, line):
@@ -68,8 +72,9 @@ def line_chart(
                 f'<{shape} class="line s{number % _SERIES_COLOURS}" {body}>'
                 f"<title>{escape(name)}</title></{shape}>"
             )
-    parts.append(_axis_labels(x_label, y_label))
-    return _svg(parts, HEIGHT, f"{y_label} against {x_label}") + legend(series)
+    parts.append(_axis_labels(x_label, y_label, chart_width))
+    described = f"{y_label} against {x_label}"
+    return _svg(parts, HEIGHT, described, chart_width) + legend(series)
 
 
 def bar_chart(groups: Mapping[str, Mapping[str, float]], *, unit: str, scale: float = 1.0) -> str:

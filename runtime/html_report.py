@@ -125,7 +125,7 @@ def _contents(sequences: Sequence[SequenceReport]) -> str:
 
 
 def _summary(sequences: Sequence[SequenceReport]) -> str:
-    """AEE of every network on every sequence."""
+    """AEE, and the metrics asked for, of every network on every sequence."""
     names = list(dict.fromkeys(n for s in sequences for n in _evaluated(s).networks))
     rows = []
     for sequence in sequences:
@@ -136,7 +136,27 @@ def _summary(sequences: Sequence[SequenceReport]) -> str:
     columns: list[page.Column] = [(name, f"network {name}", 1.0, 3) for name in names]
     columns.append((ZERO, "zero", 1.0, 3))
     caption = "AEE in pixels, every scored pixel weighing the same"
-    return page.section("All sequences", page.table(rows, columns, caption=caption))
+    body = page.table(rows, columns, caption=caption)
+    for metric in _asked(sequences):
+        rows = [_metric_row(sequence, metric) for sequence in sequences]
+        caption = f"{metric} in {METRICS[metric].unit}, every frame weighing the same"
+        body += page.table(rows, columns[:-1], caption=caption)
+    return page.section("All sequences", body)
+
+
+def _asked(sequences: Sequence[SequenceReport]) -> list[str]:
+    """Names of the metrics asked for."""
+    results = [result for s in sequences for result in _evaluated(s).networks.values()]
+    return list(dict.fromkeys(name for result in results for name in result.metrics.values()))
+
+
+def _metric_row(sequence: SequenceReport, metric: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": sequence.name}
+    for name, result in _evaluated(sequence).networks.items():
+        value = result.metrics.values().get(metric)
+        known = value is not None and math.isfinite(value.by_frames)
+        row[f"network {name}"] = value.by_frames if value is not None and known else None
+    return row
 
 
 def _evaluated(sequence: SequenceReport) -> Evaluation:
@@ -157,7 +177,8 @@ def _sequence(sequence: SequenceReport, number: int) -> list[str]:
         )
         + page.paragraph(_driven(evaluation))
     )
-    return [heading, _scores(evaluation), _over_time(sequence), *_pictures(sequence),
+    return [heading, _scores(evaluation), _over_time(sequence), _metrics_over_time(evaluation),
+            *_pictures(sequence),
             _activity(sequence), _latency(sequence)]  # fmt: skip
 
 
@@ -210,6 +231,28 @@ def _over_time(sequence: SequenceReport) -> str:
             f"Each point is the mean of {sequence.timeline.values_per_point} scored frames."
         )
     return page.section("Error over time", body, 3)
+
+
+def _metrics_over_time(evaluation: Evaluation) -> str:
+    """A small chart for every metric asked for, with a line per network."""
+    charts, joined = "", 1
+    for name, line in evaluation.metric_lines.items():
+        times, series = line.series()
+        metric = METRICS[name]
+        joined = max(joined, line.values_per_point)
+        chart = line_chart(
+            times, series, x_label="time, s", y_label=f"{name}, {metric.unit}",
+            chart_width=_HALF_WIDTH,
+        )  # fmt: skip
+        better = {"lower": "lower is better", "higher": "higher is better"}.get(metric.better, "")
+        note = "; ".join(filter(None, (metric.definition, better)))
+        charts += page.section(name, page.paragraph(note) + chart, 4)
+    if not charts:
+        return ""
+    body = f'<div class="charts">{charts}</div>'
+    if joined > 1:
+        body += page.paragraph(f"Each point is the mean of up to {joined} values.")
+    return page.section("Metrics over time", body, 3)
 
 
 def _pictures(sequence: SequenceReport) -> list[str]:

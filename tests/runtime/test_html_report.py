@@ -312,8 +312,37 @@ def test_command_writes_the_whole_report(report: Callable[..., Path]) -> None:
         assert title in titles, title
     # Four windows of seven panels and four warped images, two maps, one wheel.
     assert found.tags.count("img") == 4 * (7 + 4) + 2 + 1
-    assert found.tags.count("svg") == 1 + 1 + 2 * 2 + 1
+    # Errors and two metrics over time; bars, two histograms of two layers, latencies.
+    assert found.tags.count("svg") == 1 + 2 + 1 + 2 * 2 + 1
     assert "zero flow" in found.texts and "gtflow_dt1" in found.texts and "rsat" in text
+
+
+def test_metrics_asked_for_have_lines_over_time(report: Callable[..., Path]) -> None:
+    text = report("--metrics", "outliers,naae_published,fwl", "--fwl", 200).read_text()
+    found = parsed(text)
+    charts = text[text.index("Metrics over time") : text.index(">Flow<")]
+    for name in ("outliers, share", "naae_published, rad/px", "fwl, 1"):
+        assert f'aria-label="{name} against time, s"' in charts
+    assert "|F - G| &gt; 3 px and &gt; 5 % of |G|; lower is better" in charts
+    # A line for each network in each chart, named; frames are few, so none is joined.
+    assert charts.count("<title>model.int8.onnx</title>") == 3
+    assert charts.count("<title>model.float.onnx</title>") == 3
+    assert "Each point is the mean" not in charts
+    assert "Metrics over time" in found.texts
+    assert "Metrics over time" not in report().read_text()
+
+
+def test_metrics_of_several_sequences_stand_together(
+    make_file: Any, recording: Path, tmp_path: Path
+) -> None:
+    other, out = tmp_path / "other.h5", tmp_path / "report.html"
+    other.write_bytes(recording.read_bytes())
+    given = ["--data", recording, other, "--report", out, "--metrics", "aae,fwl", "--fwl", 200]
+    assert console.run(evaluate.main, [str(a) for a in [make_file(), *given]]) == 0
+    top = out.read_text().split('id="sequence-0"')[0]
+    assert parsed(out.read_text()).texts.count("Metrics over time") == 2
+    for name in ("aae in deg, every frame weighing the same", "fwl in 1, every frame"):
+        assert name in top
 
 
 def test_report_is_readable_in_light_and_dark_and_at_any_width(report: Callable[..., Path]) -> None:
