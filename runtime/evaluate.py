@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     loaded = [load_model(path) for path in (arguments.model, arguments.against) if path]
     for model in loaded:
         _check_scaling(protocol, model)
+    if arguments.live and arguments.batch > 1:
+        raise EvaluationError("--live shows one recording at a time; leave --batch out")
     models = dict(zip(_names(loaded), loaded, strict=True))
     run = _Run(arguments, protocol, metrics, models, several=len(recordings) > 1)
     began = time.perf_counter()

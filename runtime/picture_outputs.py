@@ -14,6 +14,7 @@ from runtime.arguments import positive_length
 from runtime.artifact import LoadedModel
 from runtime.errors import PictureError
 from runtime.html_report import ReportBuilder
+from runtime.live import LiveWindow
 from runtime.report_data import SequenceReport, layer_thresholds
 from runtime.runner import Runner
 from runtime.sequence import StepRecord
@@ -27,7 +28,7 @@ _MAKERS: dict[str, Callable[[Path, float], Writer]] = {".mp4": Mp4Writer, ".gif"
 
 
 def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --report, --report-windows, --video, --gif, --frame-rate and --flow-scale."""
+    """Add --report, --report-windows, --video, --gif, --live, --frame-rate and --flow-scale."""
     group = parser.add_argument_group("pictures")
     group.add_argument(
         "--report", type=Path, metavar="F",
@@ -40,12 +41,16 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--video", type=Path, metavar="F.mp4", help="write a video of the windows")
     group.add_argument("--gif", type=Path, metavar="F.gif", help="write an animated picture")
     group.add_argument(
+        "--live", action="store_true",
+        help="show windows on the screen while they are driven (needs matplotlib and a display)",
+    )  # fmt: skip
+    group.add_argument(
         "--frame-rate", type=positive_length, default=DEFAULT_RATE, metavar="N",
         help=f"windows per second of --video and --gif ({DEFAULT_RATE:g})",
     )  # fmt: skip
     group.add_argument(
         "--flow-scale", type=positive_length, metavar="PX",
-        help="flow at full colour in --video and --gif (default: from the first windows)",
+        help="flow at full colour in --video, --gif and --live (default: from the first windows)",
     )  # fmt: skip
 
 
@@ -87,8 +92,8 @@ class PictureOutputs:
             several: whether more than one sequence will be driven.
 
         Raises:
-            PictureError: a package is missing, or a file has another suffix. OSError: a place
-            cannot be written to.
+            PictureError: a package is missing, a file has another suffix, or no window can be
+            opened. OSError: a place cannot be written to.
         """
         self._rate: float = arguments.frame_rate
         self._scale: float | None = arguments.flow_scale
@@ -105,6 +110,7 @@ class PictureOutputs:
             check_writable(path)
         for path in self._films:
             _MAKERS[path.suffix.lower()](path, self._rate)
+        self._live = LiveWindow() if arguments.live else None
         thresholds = {n: layer_thresholds(m.model, m.artifact) for n, m in models.items()}
         self._builder = (
             ReportBuilder(thresholds, arguments.report_windows) if self._report else None
@@ -119,8 +125,10 @@ class PictureOutputs:
             observers: list[Observer] = []
             if self._builder is not None:
                 observers.append(self._builder.sequence(name, resolution, runners))
-            for path in self._films:
-                writer = _MAKERS[path.suffix.lower()](self._film_path(path, name), self._rate)
+            places = [(path, self._film_path(path, name)) for path in self._films]
+            writers = [_MAKERS[path.suffix.lower()](place, self._rate) for path, place in places]
+            writers += [self._live] if self._live is not None else []
+            for writer in writers:
                 film = Film(
                     writer, resolution, runners,
                     ground_truth=mode.startswith("gtflow"), max_magnitude=self._scale,
