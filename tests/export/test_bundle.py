@@ -77,7 +77,6 @@ def test_equals_the_integer_graph(
         ("short-4-8", SANITIZED),
         ("uint8", SANITIZED),
         ("words", SANITIZED),
-        ("uint8", CXX),
         ("short-4-8", CXX),
     ],
 )

@@ -19,7 +19,7 @@ from runtime.artifact import load_model
 
 pytestmark = pytest.mark.emulated
 
-CASES = ("LIFFireNet", "short-4-8", "uint8", "uint8-4-8", "words")
+CASES = ("short-4-8", "uint8-4-8", "words")
 
 
 @dataclass(frozen=True)
