@@ -42,7 +42,6 @@ class LiveWindow:
             raise PictureError(_refusal(self._pyplot))
         self._image: Any = None
         self.frames = 0
-        self._pyplot.show(block=False)
 
     @property
     def is_open(self) -> bool:
@@ -68,11 +67,15 @@ class LiveWindow:
         height, width = frame.shape[:2]
         larger = max(width, _SMALLEST_WIDTH)
         inches = larger / _DOTS_PER_INCH, larger * height / width / _DOTS_PER_INCH
+        # A window that has not been laid out yet misjudges its borders when it is resized.
+        self._figure.canvas.flush_events()
         self._figure.clear()
         self._figure.set_size_inches(*inches)
         axes = self._figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
-        self._image = axes.imshow(frame, interpolation="nearest")
+        self._image = axes.imshow(frame, interpolation="antialiased")
+        if not self.frames:
+            self._pyplot.show(block=False)
 
 
 def is_interactive(canvas: Any) -> bool:
