@@ -157,10 +157,16 @@ class _Run:
             if outcome.interrupted:
                 return
             size = min(self._arguments.batch, len(group))
-            batches = {
-                name: Batch(self._maker(session, resolution), size)
-                for name, session in self._sessions(resolution).items()
-            }
+            try:
+                batches = {
+                    name: Batch(self._maker(session, resolution), size)
+                    for name, session in self._sessions(resolution).items()
+                }
+            except Exception as error:
+                for path in group:
+                    outcome.skip(path, error)
+                    yield path
+                continue
             yield from evaluate_batch(group, batches, self._job, outcome)
 
     def _maker(

@@ -112,10 +112,34 @@ class _Driver:
         ready = self._fetch()
         if not ready:
             return False
-        results = {name: _run(batch, ready) for name, batch in self._batches.items()}
+        try:
+            results = {name: _run(batch, ready) for name, batch in self._batches.items()}
+        except Exception as error:
+            self._give_up(error)
+            return False
         for at, (job, window, loading) in enumerate(ready):
-            job.take(window, loading, {name: outputs[at] for name, outputs in results.items()})
+            try:
+                job.take(window, loading, {name: outputs[at] for name, outputs in results.items()})
+            except Exception as error:
+                self._drop(job, error)
         return True
+
+    def _drop(self, job: Job, error: Exception) -> None:
+        """Skip a recording that failed; its slots are free."""
+        job.stack.__exit__(type(error), error, error.__traceback__)
+        self._outcome.skip(job.path, error)
+        self._leave(job)
+
+    def _leave(self, job: Job) -> None:
+        self.jobs.remove(job)
+        self._free.append(dict(job.slots))
+
+    def _give_up(self, error: Exception) -> None:
+        """Skip all recordings that are left: the networks themselves failed."""
+        for job in list(self.jobs):
+            self._drop(job, error)
+        while self._waiting:
+            self._outcome.skip(self._waiting.popleft(), error)
 
     def _fetch(self) -> list[tuple[Job, Window, float]]:
         """The next window of every recording, in the order of the slots; slots without are given
@@ -156,11 +180,9 @@ class _Driver:
             if following is not None:
                 return following
             self._outcome.evaluations[job.path] = job.finish()
+            self._leave(job)
         except Exception as error:
-            job.stack.__exit__(type(error), error, error.__traceback__)
-            self._outcome.skip(job.path, error)
-        self.jobs.remove(job)
-        self._free.append(dict(job.slots))
+            self._drop(job, error)
         return None
 
 

@@ -15,6 +15,7 @@ from conftest import write_recording
 from calib_data import EventFileWriter, console
 from runtime import SessionError, StatefulSession, evaluate
 from runtime.batch import Batch
+from runtime.evaluate_batch import Job
 from runtime.session import Stream
 
 SIZES = (6, 1, 3, 5, 2)
@@ -138,6 +139,70 @@ def test_a_recording_that_breaks_midway_leaves_the_others_alone(
     values = json.loads(out.read_text())
     assert [s["windows"] for s in values["sequences"]] == list(SIZES[1:])
     assert {row["sequence"] for row in csv.DictReader(table.open())} == {"r1", "r2", "r3", "r4"}
+
+
+def test_what_fails_is_skipped_and_the_rest_is_kept(
+    make_file: Any, recordings: list[Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A recording whose picture fails; then a network that fails in the sixth step."""
+    out, model = tmp_path / "r.json", make_file(resolution=None)
+    given = (model, "--data", recordings[0].parent, "--batch", 2, "--json", out)
+    taken = Job.take
+
+    def refused(self: Job, *arguments: Any) -> None:
+        if self.path.stem == "r2":
+            raise OSError("disk full")
+        taken(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "take", refused)
+        assert run(*given) == 1
+    values = json.loads(out.read_text())
+    assert [s["windows"] for s in values["sequences"]] == [6, 1, 5, 2]
+    step, calls = Stream.step, iter(range(100))
+
+    def fails(self: Stream, events: Any) -> Any:
+        if next(calls) == 5:
+            raise SessionError("out of order")
+        return step(self, events)
+
+    monkeypatch.setattr(Stream, "step", fails)
+    assert run(*given) == 1
+    values = json.loads(out.read_text())
+    assert [Path(s["data"]).stem for s in values["sequences"]] == ["r1", "r2"]
+    assert {s["error"] for s in values["skipped"]} == {"out of order"}
+
+
+def test_a_size_that_the_network_does_not_take_is_skipped(
+    make_file: Any, recordings: list[Path], tmp_path: Path
+) -> None:
+    """The artifact is made for one size, so the batch holds one recording at a time."""
+    folder, out = recordings[0].parent, tmp_path / "r.json"
+    for path in recordings[1:]:
+        path.unlink()
+    write_recording(folder / "other.h5", (8, 8), maps=4)
+    assert run(make_file(), "--data", folder, "--batch", 4, "--json", out) == 1
+    values = json.loads(out.read_text())
+    assert [s["windows"] for s in values["sequences"]] == [6]
+    assert Path(values["skipped"][0]["data"]).stem == "other"
+
+
+def test_interrupted_before_the_first_window(
+    make_file: Any, recordings: list[Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    def interrupted(self: Stream, events: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stream, "step", interrupted)
+    out, table = tmp_path / "r.json", tmp_path / "r.csv"
+    model = make_file(resolution=None)
+    given = ("--batch", 3, "--json", out, "--csv", table, "--report", tmp_path / "r.html")
+    assert run(model, "--data", *recordings, *given) == 130
+    values = json.loads(out.read_text())
+    assert [(s["windows"], s["partial"], s["span"]) for s in values["sequences"]] == [
+        (0, True, None)
+    ] * 3
+    assert len(table.read_text().splitlines()) == 1
 
 
 def test_ctrl_c_keeps_every_recording_so_far(
