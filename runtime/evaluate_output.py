@@ -105,12 +105,14 @@ class CsvTable:
         return add
 
     def write(self, finished: Iterable[Path]) -> None:
-        """Write the table of these recordings, in this order."""
+        """Write the table of these recordings, in this order; once, at the end."""
         with atomic_path(self._path) as temporary, temporary.open("w", newline="") as table:
             csv.writer(table).writerow(COLUMNS)
             for data in finished:
                 self._rows[data].seek(0)
                 shutil.copyfileobj(self._rows[data], table)
+        for file in self._rows.values():
+            file.close()
 
 
 def _rows(sequence: str, window: WindowResult) -> Iterator[tuple[Any, ...]]:

@@ -210,6 +210,25 @@ def test_output_without_metrics_asked_for_has_no_place_for_them(
     assert "metrics" not in result.networks["net"].to_dict()
 
 
+def test_metrics_leave_out_the_rows_that_are_not_scored(
+    recording: Path, artifact: Artifact
+) -> None:
+    names = ["aee", "aee_published", "aae_outliers"]
+    with EventFile(recording) as file:
+        found = [
+            evaluate.evaluate(
+                file, {"net": Constant(artifact, 0, 0)}, Drive(rows=rows), metrics=names, quiet=True
+            ).networks["net"]
+            for rows in (None, 5)
+        ]
+    whole, upper = (network.metrics.values() for network in found)
+    frames = found[1].score.by_frames()
+    assert upper["aee"].by_frames == pytest.approx(frames["aee"], rel=1e-12)
+    assert upper["aee_published"].by_frames == pytest.approx(frames["aee"], rel=1e-6)
+    assert found[1].score.pixels < found[0].score.pixels
+    assert whole["aae_outliers"].values == upper["aae_outliers"].values == 6
+
+
 def test_metrics_are_listed(capsys: Any) -> None:
     with pytest.raises(SystemExit) as end:
         evaluate.main(["--list-metrics"])
