@@ -338,7 +338,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m runtime.evaluate",
         description="Drive artifacts over a recording, score their flow, count their spikes.",
         epilog="example: python -m runtime.evaluate model.int8.onnx --data recording.h5 "
-        "--against model.float.onnx",
+        "--against model.float.onnx; several at once: --data recordings/ --batch 4",
     )
     parser.add_argument("model", metavar="model.onnx", type=Path)
     add_recording_arguments(parser, several=True)

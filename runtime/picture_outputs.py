@@ -98,6 +98,7 @@ class PictureOutputs:
         self._rate: float = arguments.frame_rate
         self._scale: float | None = arguments.flow_scale
         self._several = several
+        self._taken: set[Path] = set()
         self._artifacts = {
             n: {"file": str(m.path)} | m.artifact.to_dict() for n, m in models.items()
         }
@@ -151,10 +152,15 @@ class PictureOutputs:
             )  # fmt: skip
 
     def _film_path(self, path: Path, name: str) -> Path:
+        """The sequence's own file, numbered where an earlier sequence has the same name."""
         if not self._several:
             return path
         plain = re.sub(r"[^\w.-]+", "_", name)
-        return path.with_name(f"{path.stem}-{plain}{path.suffix}")
+        numbers = ["", *(f"-{number}" for number in range(2, len(self._taken) + 3))]
+        names = (path.with_name(f"{path.stem}-{plain}{n}{path.suffix}") for n in numbers)
+        free = next(place for place in names if place not in self._taken)
+        self._taken.add(free)
+        return free
 
 
 def _report_path(given: Path | None) -> Path | None:

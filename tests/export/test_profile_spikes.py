@@ -1,4 +1,4 @@
-"""Spikes of profiles without integer neurons are found, and fire as often as the integer file's."""
+"""Profiles in the runtime: spikes are found, as many as the integer file's; batches are exact."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from export.graphs.builder import Dims
 from export.profile_export import build_profile
 from export.profiles import PROFILES
 from runtime.analyze import main as analyze
+from runtime.batch import Batch
 from runtime.session import StatefulSession
 from runtime.spikes import spike_counts
 
@@ -27,13 +28,13 @@ def files(make_sources: Any, tmp_path_factory: Any) -> dict[str, Path]:
     sources, folder = make_sources("LIFFireNet"), tmp_path_factory.mktemp("profiles")
     made = {}
     for name in ("integer", "portable", "portable-int"):
-        model, _ = build_profile(PROFILES[name], sources.spec, Dims(SIZE, free=False))
+        model, _ = build_profile(PROFILES[name], sources.spec, Dims(SIZE, free=True))
         made[name] = write_model(model, folder / f"model.{name}.onnx")
     return made
 
 
 def rates(path: Path, windows: list[Any]) -> dict[str, float]:
-    stream = StatefulSession(path).diagnostic()
+    stream = StatefulSession(path, resolution=SIZE).diagnostic()
     fired: dict[str, int] = {}
     neurons: dict[str, int] = {}
     for events in windows:
@@ -57,7 +58,7 @@ def test_rates_are_those_of_the_integer_file(files: dict[str, Path], moving_coun
 
 def test_recurrent_spikes_are_the_states(files: dict[str, Path], moving_counts: Any) -> None:
     for name in ("portable", "portable-int"):
-        stream = StatefulSession(files[name]).diagnostic()
+        stream = StatefulSession(files[name], resolution=SIZE).diagnostic()
         recurrent = [s for s in stream.artifact.states if s.role == "spike"]
         for events in moving_counts(5, SIZE):
             stream.step(events.astype(stream.artifact.event_dtype))
@@ -77,3 +78,31 @@ def test_the_command_shows_them(
         assert "does not show its spikes" not in capsys.readouterr().out
         layers = json.loads(out.read_text())["layers"]
         assert layers and all(layer["spike_rate"] > 0 for layer in layers)
+
+
+@pytest.mark.parametrize("name", ["integer", "portable", "portable-int"])
+def test_slots_of_a_batch_are_streams(
+    name: str, files: dict[str, Path], moving_counts: Any
+) -> None:
+    """Bit for bit in integers, whose states are packed words in the integer file."""
+    shown = StatefulSession(files[name], resolution=SIZE).diagnostic()
+    batch, alone = Batch(shown.resized, 3), [shown.resized(1) for _ in range(3)]
+    sequences = [moving_counts(8, SIZE, seed) for seed in range(3)]
+    for step in range(8):
+        windows = [s[step].astype(shown.artifact.event_dtype) for s in sequences]
+        if step == 4:
+            batch.slots[1].reset()
+            alone[1].reset()
+        if step == 6:
+            batch.remove(batch.slots[0])
+            del alone[0], sequences[0], windows[0]
+        flow = batch.step(windows)
+        counts = batch.spike_counts()
+        for at, stream in enumerate(alone):
+            expected = stream.step(windows[at])
+            if not shown.artifact.is_integer:
+                np.testing.assert_allclose(flow[at : at + 1], expected, atol=0.01)
+                continue
+            np.testing.assert_array_equal(flow[at : at + 1], expected)
+            for layer, count in stream.spike_counts().items():
+                assert counts[layer].fired[at] == count.fired[0]

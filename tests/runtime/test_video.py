@@ -242,3 +242,20 @@ def test_each_of_several_sequences_has_its_own_film(
                     observe(record)
     names = sorted(path.name for path in tmp_path.glob("*.gif"))
     assert names == ["out-.._indoor_2.gif", "out-indoor_1.gif"]
+
+
+def test_sequences_of_one_name_have_films_of_their_own(
+    recording: Path, make_file: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("PIL")
+    other = tmp_path / "other" / recording.name
+    other.parent.mkdir()
+    other.write_bytes(recording.read_bytes())
+    films = tmp_path / "films"
+    films.mkdir()
+    model = make_file(resolution=None)
+    for batch in (1, 2):
+        given = ["--data", recording, other, "--gif", films / "x.gif", "--batch", batch]
+        assert console.run(evaluate.main, [str(a) for a in [model, *given]]) == 0
+        names = sorted(path.name for path in films.iterdir())
+        assert names == ["x-recording-2.gif", "x-recording.gif"]
