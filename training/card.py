@@ -105,6 +105,7 @@ def card(
     measurement: Measurement,
     curve: str,
     qat_run: dict[str, Any] | None = None,
+    history: str = "",
 ) -> str:
     """The model card, Markdown.
 
@@ -117,6 +118,7 @@ def card(
         measurement: on what.
         curve: text on the learning curve.
         qat_run: summary of the run on the integer grid, if there was one.
+        history: how the network came about before this run, Markdown.
     """
     config = summary["config"]
     data, loss = config["data"], config["loss"]
@@ -134,14 +136,14 @@ times {model.config.flow_scaling:g}; x points right, y down.
 {data["duration"]:g} s, 30 flow maps per second), random crops of {data["crop"]} pixels, flips and
 polarity swaps; one window is one flow interval. No recorded data.
 
-**Training.** Supervised relative endpoint error, {summary["updates"]} updates (of a schedule of
-{config["updates"]}) of {config["batch_size"]} sequences of {loss["window_loss"]} windows with the
-state carried along, Adam at {config["optimizer"]["lr"]:g} with cosine decay, batch norm folded
-afterwards, seed {config["seed"]}. {summary["wall_seconds"] / 60:.0f} minutes on
-a shared {summary["machine"]}, torch {summary["torch"]}. Kept is the network with the
-lowest error, {summary["best_validation_aee"]:.3f} pixels, on {data["validation_scenes"]}
-validation scenes.
-
+**Training.** Supervised endpoint error over (true speed + 1)^{loss["magnitude_exponent"]:g},
+{summary["updates"]} updates (of a schedule of {config["updates"]}) of {config["batch_size"]}
+sequences of {loss["window_loss"]} windows with the state carried along, Adam at
+{config["optimizer"]["lr"]:g} with cosine decay, {_start_text(config)}, {config["precision"]},
+seed {config["seed"]}. {summary["wall_seconds"] / 60:.0f} minutes on a shared {summary["machine"]},
+torch {summary["torch"]}. Kept is the network with the lowest error,
+{summary["best_validation_aee"]:.3f} pixels, on {data["validation_scenes"]} validation scenes.
+{history}
 **Learning curve.** {curve}
 
 **Test.** {measurement.count} further scenes of {measurement.seconds:g} s (seeds
@@ -164,6 +166,14 @@ displacements up to about ten pixels per window; not evaluated on MVSEC.
     python -m training.card --run runs/{name} --config {config_path} \\
         --out models/weights
 {qat}"""
+
+
+def _start_text(config: dict[str, Any]) -> str:
+    """What the weights were at first, and whether a norm helped."""
+    model = config["model"]
+    norm = model["norm"] or ("none" if model["init"] else "batch")
+    start = f"starting from `{model['init']}`" if model["init"] else "starting afresh"
+    return start if norm == "none" else f"{start}, {norm} norm folded afterwards"
 
 
 def _qat_text(summary: dict[str, Any]) -> str:
@@ -212,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, required=True, help="the run's configuration")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and card")
     parser.add_argument("--qat-run", type=Path, help="run on the integer grid that began with it")
+    parser.add_argument("--history", type=Path, help="Markdown on what came before the run")
     parser.add_argument("--scenes", type=int, metavar="N", help=f"default: {TEST_SCENES}")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_SCENES} scenes")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -239,6 +250,7 @@ def main(argv: list[str] | None = None) -> int:
         files[f"{name}.quantized.safetensors"] = arguments.qat_run / INTEGER_FILE
         _check_child(arguments.qat_run / INTEGER_FILE, source, model)
     qat_run = None if arguments.qat_run is None else read_summary(arguments.qat_run)
+    history = "" if arguments.history is None else f"\n{arguments.history.read_text().strip()}\n"
     windows = [recording.floats() for recording in read_recordings([], Plan())]
     with tempfile.TemporaryDirectory(prefix="spikedeploy-") as folder:
         for file, path in files.items():
@@ -247,9 +259,8 @@ def main(argv: list[str] | None = None) -> int:
     points = learning_curve(arguments.run)
     if points:
         draw_curve(points, arguments.out / f"{name}.png")
-    text = card(
-        name, model, summary, arguments.config, rows, measurement, curve_text(name, points), qat_run
-    )
+    curve = curve_text(name, points)
+    text = card(name, model, summary, arguments.config, rows, measurement, curve, qat_run, history)
     for file, path in files.items():
         with atomic_path(arguments.out / file) as temporary:
             shutil.copyfile(path, temporary)

@@ -193,6 +193,16 @@ def test_the_command(source: Path, write_config: Make, tmp_path: Path, capsys: A
     torch.set_num_threads(threads)
 
 
-def test_the_configuration_in_the_repository() -> None:
-    config = load_config(Path(__file__).parents[2] / "configs" / "qat_snn.yml")
-    assert config.quant is not None and config.quant.weight_bits == 4
+@pytest.mark.parametrize(
+    ("file", "name", "bits"),
+    [
+        ("qat_snn.yml", "LIFFireNet", 7),
+        ("qat_snn_4bit.yml", "LIFFireNet", 4),
+        ("qat_snn_short.yml", "LIFFireNet_short", 7),
+        ("qat_flownet.yml", "LIFFireFlowNet", 7),
+    ],
+)
+def test_the_configurations_in_the_repository(file: str, name: str, bits: int) -> None:
+    config = load_config(Path(__file__).parents[2] / "configs" / file)
+    assert config.model.name == name
+    assert config.quant is not None and config.quant.weight_bits == bits
