@@ -14,9 +14,9 @@ PIP := $(PY) -m pip --disable-pip-version-check -qq
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 # What an editable install has to be renewed for. Python files are used where they stand.
-NATIVE := CMakeLists.txt $(shell find lif_op \
-    -name '*.cc' -o -name '*.h' -o -name '*.map' -o -name CMakeLists.txt)
-CXX_FILES := $(shell find lif_op $(wildcard runtime/include examples) -name '*.cc' -o -name '*.h')
+NATIVE := CMakeLists.txt $(shell find lif_op runtime \
+    -name '*.cc' -o -name '*.h' -o -name '*.map' -o -name CMakeLists.txt -o -name '*.cmake.in')
+CXX_FILES := $(shell find lif_op runtime/include examples tests -name '*.cc' -o -name '*.h')
 
 # Where Python.h is, or was put. pip hands CMAKE_ARGS on to CMake.
 HEADERS := $(abspath $(VENV))/include/python
@@ -26,6 +26,9 @@ export CMAKE_ARGS += -DPython_INCLUDE_DIR=$(HEADERS)
 CMAKE := PATH="$(BIN):$$PATH" cmake
 CTEST := PATH="$(BIN):$$PATH" ctest --output-on-failure
 DEVELOPER := -G Ninja -DSPIKEDEPLOY_DEVELOPER=ON -DSPIKEDEPLOY_BUILD_TESTS=ON
+# The runtime that came with the onnxruntime package, for the tests of the C++ headers.
+ONNXRUNTIME = -DSPIKEDEPLOY_ONNXRUNTIME="$$(ls \
+    $(abspath $(VENV))/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)"
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -72,7 +75,7 @@ test-cpp: build-cpp
 	$(CTEST) --test-dir build/developer
 
 build-cpp: $(VENV)/.test
-	$(CMAKE) -S . -B build/developer $(DEVELOPER) -DSPIKEDEPLOY_BUILD_BENCH=ON \
+	$(CMAKE) -S . -B build/developer $(DEVELOPER) $(ONNXRUNTIME) -DSPIKEDEPLOY_BUILD_BENCH=ON \
 	  -DSPIKEDEPLOY_BUILD_PYTHON=ON -DPython_EXECUTABLE="$(abspath $(PY))" \
 	  -DPython_INCLUDE_DIR=$(HEADERS) \
 	  -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
@@ -91,10 +94,10 @@ test-emulated: build-cpp
 	$(PY) -m pytest -q -m emulated tests/export/test_bundle_emulated.py
 
 sanitize: $(VENV)/.test
-	$(CMAKE) -S . -B build/sanitize $(DEVELOPER) -DSPIKEDEPLOY_SANITIZE=address,undefined
+	$(CMAKE) -S . -B build/sanitize $(DEVELOPER) $(ONNXRUNTIME) -DSPIKEDEPLOY_SANITIZE=address,undefined
 	$(CMAKE) --build build/sanitize
 	$(CTEST) --test-dir build/sanitize
-	$(CMAKE) -S . -B build/sanitize-thread $(DEVELOPER) -DSPIKEDEPLOY_SANITIZE=thread
+	$(CMAKE) -S . -B build/sanitize-thread $(DEVELOPER) $(ONNXRUNTIME) -DSPIKEDEPLOY_SANITIZE=thread
 	$(CMAKE) --build build/sanitize-thread
 	LIF_OP_TEST_EVERY=10 $(CTEST) --test-dir build/sanitize-thread
 
