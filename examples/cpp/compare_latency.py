@@ -6,12 +6,14 @@ python examples/cpp/compare_latency.py build/developer/runtime/example_latency m
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
 import lif_op
 from runtime.session import StatefulSession
@@ -25,6 +27,15 @@ def python_median(session: StatefulSession, events: np.ndarray, steps: int) -> f
         session.step(events, copy=False)
         times.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times)
+
+
+def same_libraries() -> dict[str, str]:
+    """The environment in which the program loads what Python runs with."""
+    (runtime,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    return {
+        "SPIKEDEPLOY_ONNXRUNTIME": str(runtime),
+        "SPIKEDEPLOY_OP_LIBRARY": str(lif_op.library_path()),
+    }
 
 
 def main() -> None:
@@ -44,7 +55,11 @@ def main() -> None:
     events = (random.random((1, 2, height, width)) < 1 / 16).astype(np.uint8)
     command = [options.program, options.model, height, width, options.threads]
     with subprocess.Popen(
-        [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [str(part) for part in command],
+        env=os.environ | same_libraries(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as program:
         if program.stdin is None or program.stdout is None:
             raise SystemExit("error: the program has no pipes")

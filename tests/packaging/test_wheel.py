@@ -15,7 +15,8 @@ pytestmark = pytest.mark.long
 
 REPOSITORY = Path(__file__).parents[2]
 ROOMS = ("lif_op", "calib_data", "models", "quant", "export", "runtime", "bench", "training")
-NOT_SHIPPED = (".cc", ".h", ".map", ".sh", ".txt", ".pyc", ".onnx", ".h5")
+NOT_SHIPPED = (".cc", ".map", ".sh", ".txt", ".pyc", ".onnx", ".h5")
+HEADERS = "runtime/include/spikedeploy/"
 # A deployment machine: no compiler, no torch, none of this environment's variables.
 CLEAN = {
     name: value
@@ -80,6 +81,7 @@ def test_the_wheel_holds_every_file_that_is_used(wheel: Path) -> None:
         for room in ROOMS
         for pattern in ("*.py", "*.safetensors", "*.in")
         for path in (REPOSITORY / room).rglob(pattern)
+        if path.parent != REPOSITORY / "runtime" / "cmake"  # the template of what is installed
     }
     assert expected <= files, sorted(expected - files)
     assert "lif_op/liblif_ops.so" in files
@@ -90,6 +92,12 @@ def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
     files = shipped(wheel)
     assert {name.partition("/")[0] for name in files} == set(ROOMS)
     assert not [name for name in files if name.endswith(NOT_SHIPPED)]
+    headers = {name for name in files if name.endswith(".h")}
+    ours = (REPOSITORY / HEADERS).iterdir()
+    assert headers == {HEADERS + path.name for path in ours}
+    config = {name for name in files if name.endswith(".cmake")}
+    version = "runtime/cmake/spikedeployConfigVersion.cmake"
+    assert config == {"runtime/cmake/spikedeployConfig.cmake", version}
 
 
 def test_the_licence_is_inside(wheel: Path) -> None:
@@ -138,3 +146,41 @@ def test_a_strangers_folder_is_named(python: Path, tmp_path: Path) -> None:
     said = call(*run, cwd=tmp_path, status=2)
     assert said.startswith("error: package 'models' is found in") and said.count("\n") == 1
     assert str(tmp_path) in said
+
+
+STRANGERS_PROJECT = """\
+cmake_minimum_required(VERSION 3.16)
+project(stranger LANGUAGES CXX)
+find_package(spikedeploy REQUIRED)
+add_executable(drive drive.cc)
+target_link_libraries(drive PRIVATE spikedeploy::runtime)
+"""
+
+
+def test_a_strangers_cmake_project(python: Path, artifact: Path, tmp_path: Path) -> None:
+    """Five lines of CMake against the installed wheel build the example, which runs as it is."""
+    for name in ("drive.cc", "common.h"):
+        (tmp_path / name).write_bytes((REPOSITORY / "examples" / "cpp" / name).read_bytes())
+    (tmp_path / "CMakeLists.txt").write_text(STRANGERS_PROJECT)
+    folder = call(python, "-m", "runtime", "--cmake-dir", cwd=tmp_path).strip()
+    cmake = Path(sys.executable).with_name("cmake")
+    call(cmake, "-S", ".", "-B", "build", f"-Dspikedeploy_DIR={folder}", cwd=tmp_path)
+    call(cmake, "--build", "build", cwd=tmp_path)
+    (tmp_path / "events.txt").write_text("".join(f"{i / 1000} 3 {i % 20} 1\n" for i in range(200)))
+    said = call(tmp_path / "build" / "drive", artifact, "events.txt", cwd=tmp_path)
+    assert "6 steps of" in said and "native kernels: yes" in said
+
+
+def test_cmake_installs_for_those_without_python(artifact: Path, tmp_path: Path) -> None:
+    """`cmake --install` into a prefix, found by CMAKE_PREFIX_PATH; no ONNX Runtime is known."""
+    cmake = Path(sys.executable).with_name("cmake")
+    call(cmake, "-S", REPOSITORY, "-B", "library", cwd=tmp_path)
+    call(cmake, "--build", "library", "--parallel", "2", cwd=tmp_path)
+    call(cmake, "--install", "library", "--prefix", tmp_path / "prefix", cwd=tmp_path)
+    for name in ("drive.cc", "common.h"):
+        (tmp_path / name).write_bytes((REPOSITORY / "examples" / "cpp" / name).read_bytes())
+    (tmp_path / "CMakeLists.txt").write_text(STRANGERS_PROJECT)
+    call(cmake, "-S", ".", "-B", "build", f"-DCMAKE_PREFIX_PATH={tmp_path}/prefix", cwd=tmp_path)
+    call(cmake, "--build", "build", cwd=tmp_path)
+    said = call(tmp_path / "build" / "drive", artifact, "events.txt", cwd=tmp_path, status=2)
+    assert said.startswith("error: no ONNX Runtime") and said.count("\n") == 1
