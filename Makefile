@@ -33,7 +33,7 @@ ONNXRUNTIME = -DSPIKEDEPLOY_ONNXRUNTIME="$$(ls \
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-long lint test-python test-cpp build-cpp test-emulated test-install \
-    sanitize format clean
+    sanitize deeploy format lock licenses clean
 
 help:
 	@echo 'make demo          install, quantize the shipped network, run it, show the table'
@@ -45,7 +45,10 @@ help:
 	@echo 'make test-emulated kernels on older x86 and on Arm, bundles on five processors, in QEMU'
 	@echo 'make test-install  the wheel in an empty environment, and the oldest ONNX Runtime'
 	@echo 'make sanitize      C++ tests under the address, undefined-behaviour and thread sanitizers'
+	@echo 'make deeploy       networks compiled by Deeploy (installs it apart), run over steps with state'
 	@echo 'make format        format Python and C++'
+	@echo 'make lock          constraints.txt anew: the newest versions that the bounds allow'
+	@echo 'make licenses      docs/licenses.md anew, from what is installed'
 	@echo 'make clean         remove what make has made, $(VENV) included'
 	@echo 'variables          PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX) PYTEST_ARGS'
 
@@ -64,6 +67,7 @@ lint: $(VENV)/.test
 	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
+	@$(PIP) check
 
 test-python: $(VENV)/.test
 	$(PY) -m pytest -m 'not long and not emulated' $(PYTEST_ARGS)
@@ -101,10 +105,28 @@ sanitize: $(VENV)/.test
 	$(CMAKE) --build build/sanitize-thread
 	LIF_OP_TEST_EVERY=10 $(CTEST) --test-dir build/sanitize-thread
 
+# Deeploy wants old versions of what we need new, hence an environment of its own.
+deeploy: $(VENV)/.test
+	test -x build/deeploy/bin/python || $(PYTHON) -m venv build/deeploy
+	build/deeploy/bin/python -m pip install -qq 'deeploy-pulp==0.2.1'
+	$(PY) -m pytest -q tests/export/test_deeploy_target.py
+
 format: $(VENV)/.test
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
+
+# The newest versions that the bounds in pyproject.toml allow, in an environment of their own.
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install -qq --upgrade pip
+	build/lock/bin/python -m pip install -qq $(EXTRA_INDEX) '.[test,view]'
+	build/lock/bin/python tests/packaging/lock.py > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+licenses: $(VENV)/.test
+	$(PY) tests/packaging/licenses.py docs/licenses.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
@@ -126,7 +148,7 @@ $(VENV)/.created:
 	@$(PYTHON) -m venv $(VENV)
 	@sh lif_op/python_headers.sh $(PYTHON) $(HEADERS)
 	@echo "installing pip and the build tools"
-	@$(PIP) install --progress-bar off --upgrade \
+	@$(PIP) install --progress-bar off --constraint constraints.txt --upgrade \
 	  pip 'scikit-build-core>=0.10' 'pybind11>=2.12' 'cmake>=3.25' 'ninja>=1.11'
 	@touch $@
 
@@ -135,18 +157,18 @@ $(VENV)/.created:
 define install
 	@echo "installing spikedeploy[$(1)] with what it needs, building the op library"
 	@$(PIP) install --no-build-isolation --config-settings=build-dir=$(abspath $(VENV))/build \
-	  $(EXTRA_INDEX) --editable '.[$(1)]' || \
+	  $(EXTRA_INDEX) --constraint constraints.txt --editable '.[$(1)]' || \
 	  { echo "error: the installation failed, see above and docs/troubleshooting.md" >&2; exit 1; }
 	@ls $(VENV)/lib/python3*/site-packages | grep -qiE '^(nvidia|cuda)([-_]|$$)' && \
 	  echo "warning: torch brought gigabytes of CUDA; docs/troubleshooting.md tells" \
 	    "how to get the small build" >&2 || true
 endef
 
-$(VENV)/.demo: $(VENV)/.created pyproject.toml $(NATIVE)
+$(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt $(NATIVE)
 	$(call install,export)
 	@touch $@
 
 # Includes what the demo needs.
-$(VENV)/.test: $(VENV)/.created pyproject.toml $(NATIVE)
+$(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt $(NATIVE)
 	$(call install,test)
 	@touch $(VENV)/.demo $@

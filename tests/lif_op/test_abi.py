@@ -1,4 +1,4 @@
-"""The hand-written API table of the op library against the official headers of ONNX Runtime.
+"""The hand-written API tables, of op library and C++ runtime, against ONNX Runtime's headers.
 
 The headers are taken from the folder named by the environment variable ONNXRUNTIME_INCLUDE_DIR,
 else fetched. Where they cannot be had the proof is skipped; SPIKEDEPLOY_REQUIRE_ABI_CHECK=1 makes
@@ -60,6 +60,14 @@ def prove(headers: Path, sources: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_table_agrees_with_the_official_headers(headers: Path) -> None:
     proof = prove(headers, SOURCES)
+    assert proof.returncode == 0, proof.stderr
+
+
+def test_the_table_of_the_cpp_runtime_agrees_too(headers: Path) -> None:
+    source = REPOSITORY / "tests" / "runtime" / "cpp" / "abi_check.cc"
+    command = [os.environ.get("CXX", "c++"), "-std=c++17", "-fsyntax-only", f"-isystem{headers}"]
+    command += [f"-I{SOURCES}", f"-I{REPOSITORY / 'runtime' / 'include'}", str(source)]
+    proof = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert proof.returncode == 0, proof.stderr
 
 

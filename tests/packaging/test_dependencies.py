@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 REPOSITORY = Path(__file__).parents[2]
 BASE = {"numpy", "onnx", "onnxruntime", "h5py", "rich"}
@@ -94,3 +96,66 @@ def test_deployed_rooms_load_nothing_of_the_extras(rooms: str) -> None:
     loaded = set(done.stdout.split())
     assert {"runtime", "bench", "onnxruntime"} <= loaded
     assert not loaded & set(EXTRAS_ONLY)
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# The first release without the advisories that SECURITY.md names.
+SAFE = {
+    "onnx": "1.21",
+    "pillow": "10.3",
+    "opencv-python-headless": "4.8.1.78",
+    "torch": "2.6",
+    "pydantic": "2.4",
+    "pyyaml": "5.4",
+}
+
+
+def test_lower_bounds_leave_out_known_advisories() -> None:
+    page = (REPOSITORY / "SECURITY.md").read_text()
+    bounds: dict[str, list[Requirement]] = {}
+    for requirement in requirements():
+        bounds.setdefault(normal(requirement.name), []).append(requirement)
+    for name, safe in SAFE.items():
+        assert f"| {name} | " in page
+        for requirement in bounds[name]:
+            lowest = min(
+                Version(s.version) for s in requirement.specifier if s.operator in (">=", "==")
+            )
+            assert lowest >= Version(safe), str(requirement)
+
+
+def pins() -> dict[str, str]:
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_the_constraints_fit_the_bounds() -> None:
+    pinned = pins()
+    assert "+" not in "".join(pinned.values())
+    assert not [name for name in pinned if name.startswith(("nvidia", "cuda"))]
+    for requirement in requirements():
+        name = normal(requirement.name)
+        if name in pinned:
+            assert requirement.specifier.contains(pinned[name]), str(requirement)
+        else:
+            assert name == "spikedeploy" or "view" in str(requirement.marker), name
+
+
+def test_the_constraints_are_what_is_tested() -> None:
+    """Every package here that the constraints name has the version they name."""
+    for name, version in pins().items():
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:  # on this platform or Python nobody needs it
+            continue
+        assert installed.partition("+")[0] == version, name
+
+
+def test_the_licences_of_all_direct_dependencies_are_listed() -> None:
+    page = (REPOSITORY / "docs" / "licenses.md").read_text()
+    listed = set(re.findall(r"^\| ([\w-]+) \|", page, re.MULTILINE))
+    needed = {normal(r.name) for r in requirements() if "view" not in str(r.marker)}
+    assert needed - {"spikedeploy"} <= listed

@@ -230,16 +230,13 @@ inline bool SafeInPlace(const OnnxFile& executed, const State& state) {
 
 }  // namespace detail
 
-/// Path of the op library: `given`, else the environment variable SPIKEDEPLOY_OP_LIBRARY, else
-/// liblif_ops.so beside the artifact, else the one that find_package(spikedeploy) found. Empty if
-/// there is none.
-inline std::string FindOpLibrary(const std::string& given, const std::string& artifact) {
+/// Path of the op library: `given`, else the environment variable SPIKEDEPLOY_OP_LIBRARY, else the
+/// one that find_package(spikedeploy) found. Empty if there is none. Never looked for beside the
+/// artifact: whoever hands over a model must not hand over native code with it.
+inline std::string FindOpLibrary(const std::string& given) {
   if (!given.empty()) return given;
   const char* named = std::getenv("SPIKEDEPLOY_OP_LIBRARY");
   if (named != nullptr && *named != '\0') return named;
-  const std::size_t slash = artifact.rfind('/');
-  const std::string folder = slash == std::string::npos ? "./" : artifact.substr(0, slash + 1);
-  if (detail::Exists(folder + "liblif_ops.so")) return folder + "liblif_ops.so";
 #ifdef SPIKEDEPLOY_OP_LIBRARY_PATH
   if (detail::Exists(SPIKEDEPLOY_OP_LIBRARY_PATH)) return SPIKEDEPLOY_OP_LIBRARY_PATH;
 #endif
@@ -326,7 +323,7 @@ class Session {
                          bool* registered) {
     *registered = false;
     if (options.library == Library::kNever) return Status();
-    const std::string path = FindOpLibrary(options.op_library, engine.path);
+    const std::string path = FindOpLibrary(options.op_library);
     if (path.empty() || !detail::Exists(path)) {
       if (options.library == Library::kAuto && options.op_library.empty()) return Status();
       return {Code::kNotFound,
