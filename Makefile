@@ -33,7 +33,7 @@ ONNXRUNTIME = -DSPIKEDEPLOY_ONNXRUNTIME="$$(ls \
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-long lint test-python test-cpp build-cpp test-emulated test-install \
-    sanitize format lock licenses clean
+    sanitize deeploy format lock licenses clean
 
 help:
 	@echo 'make demo          install, quantize the shipped network, run it, show the table'
@@ -45,6 +45,7 @@ help:
 	@echo 'make test-emulated kernels on older x86 and on Arm, bundles on five processors, in QEMU'
 	@echo 'make test-install  the wheel in an empty environment, and the oldest ONNX Runtime'
 	@echo 'make sanitize      C++ tests under the address, undefined-behaviour and thread sanitizers'
+	@echo 'make deeploy       networks compiled by Deeploy (installs it apart), run over steps with state'
 	@echo 'make format        format Python and C++'
 	@echo 'make lock          constraints.txt anew: the newest versions that the bounds allow'
 	@echo 'make licenses      docs/licenses.md anew, from what is installed'
@@ -103,6 +104,12 @@ sanitize: $(VENV)/.test
 	$(CMAKE) -S . -B build/sanitize-thread $(DEVELOPER) $(ONNXRUNTIME) -DSPIKEDEPLOY_SANITIZE=thread
 	$(CMAKE) --build build/sanitize-thread
 	LIF_OP_TEST_EVERY=10 $(CTEST) --test-dir build/sanitize-thread
+
+# Deeploy wants old versions of what we need new, hence an environment of its own.
+deeploy: $(VENV)/.test
+	test -x build/deeploy/bin/python || $(PYTHON) -m venv build/deeploy
+	build/deeploy/bin/python -m pip install -qq 'deeploy-pulp==0.2.1'
+	$(PY) -m pytest -q tests/export/test_deeploy_target.py
 
 format: $(VENV)/.test
 	$(PY) -m ruff check --fix .

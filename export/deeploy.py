@@ -223,7 +223,9 @@ def write_bundle(model: onnx.ModelProto, folder: Path, inputs: Mapping[str, Arra
     """
     _check_fixed(model)
     network = frontend_model(model)
-    outputs = run_dialect(network, inputs)
+    values = DialectTracer(network).run(inputs)
+    outputs = {output.name: values[output.name] for output in network.graph.output}
+    _declare(network, values)
     names = [value.name for value in network.graph.input]
     types = {f"input_{k}": _C_TYPES[str(inputs[name].dtype)] for k, name in enumerate(names)}
     command = _command(types)
@@ -245,6 +247,20 @@ def write_bundle(model: onnx.ModelProto, folder: Path, inputs: Mapping[str, Arra
     with atomic_path(folder / "types.json") as path:
         path.write_text(json.dumps(described, indent=2) + "\n")
     return Bundle(folder, command)
+
+
+def _declare(network: onnx.ModelProto, values: Mapping[str, Array]) -> None:
+    """Write down type and shape of every tensor: the frontend's passes read them and infer none."""
+    graph = network.graph
+    known = {value.name for value in (*graph.input, *graph.output)}
+    del graph.value_info[:]
+    graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        )
+        for name, array in values.items()
+        if name not in known
+    )
 
 
 def _command(types: Mapping[str, str]) -> str:

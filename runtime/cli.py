@@ -27,6 +27,7 @@ COMMANDS = {
     "bench.kernels": "time every kernel on every target against the roofs of the core",
     "bench.scaling": "sweep image size, threads and spike density, with charts",
     "bench.synops": "count synaptic operations, traffic and estimated energy by layer",
+    "bench.soak": "a million small steps: differences, bounds, memory, reset",
     "bench.recordings": "artifacts on a folder of real recordings",
     "calib_data.prepare": "bring MVSEC, DSEC and other recordings to the layout read here",
     "calib_data.inspect": "rate, polarity, hot pixels, gaps and disorder of a recording",

@@ -271,7 +271,8 @@ class Stream:
             it is pixels per window.
 
         Raises:
-            SessionError: wrong shape or type, or ONNX Runtime fails.
+            SessionError: wrong shape or type, or ONNX Runtime fails; after such a failure the
+                states are undefined, and steps are refused until reset() or set_states().
         """
         with self._lock:
             check_events(self.artifact, events, self._resolution, self._batch)
@@ -378,6 +379,7 @@ class _Buffers:
         self._where = os.fspath(engine.loaded.path)
         self._states = artifact.states
         self._phase = 0
+        self._spoiled = False
         events = _aligned((batch, artifact.num_bins, *size), artifact.event_dtype, 0)
         self._events = events
         self.results = {FLOW: _aligned((batch, 2, *size), np.float32, 0)}
@@ -411,12 +413,19 @@ class _Buffers:
         return binding, values
 
     def step(self, session: ort.InferenceSession, events: Array) -> Flow:
+        if self._spoiled:
+            raise SessionError(
+                f"{self._where}: the step before failed, and may have left half of the states "
+                "updated; call reset() or set_states() first"
+            )
         np.copyto(self._events, events)
+        self._spoiled = True  # until all layers have run: membranes are updated in place
         try:
             session.run_with_iobinding(self._bindings[self._phase][0])
         except Exception as error:  # ONNX Runtime's exception classes have no common base
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise SessionError(f"{self._where}: the step failed ({lines[0]})") from error
+        self._spoiled = False
         self._phase = 1 - self._phase
         flow: Flow = self.results[FLOW]  # type: ignore[assignment]
         return flow
@@ -436,6 +445,7 @@ class _Buffers:
         """Overwrite the states that the next step will read."""
         for name, array in self.current().items():
             array[...] = values[name]
+        self._spoiled = False
 
 
 def _pair(state: State, shape: tuple[int, ...], inplace: frozenset[str]) -> tuple[Array, Array]:

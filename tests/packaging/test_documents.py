@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 DOCUMENTS = [
     REPOSITORY / "README.md",
     REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "SECURITY.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 ARTIFACT = REPOSITORY / "docs" / "artifact.md"

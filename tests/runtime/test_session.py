@@ -468,3 +468,26 @@ def test_torch_and_matplotlib_stay_out() -> None:
         text=True,
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_no_step_from_half_updated_states(make_file: Any) -> None:
+    """A step that fails may have updated membranes in place; the next must not use them."""
+    session = StatefulSession(make_file())
+    events = np.ones((1, 2, 12, 16), np.uint8)
+    first = session.step(events)
+    states = session.states()
+    after = session.step(events)
+    buffers = session._buffers
+    assert buffers is not None
+
+    class Failing:
+        def run_with_iobinding(self, binding: Any) -> None:
+            raise RuntimeError("out of memory")
+
+    for recover, expected in ((session.reset, first), (lambda: session.set_states(states), after)):
+        with pytest.raises(SessionError, match="the step failed"):
+            buffers.step(Failing(), events)  # type: ignore[arg-type]
+        with pytest.raises(SessionError, match=r"call reset\(\) or set_states\(\) first"):
+            session.step(events)
+        recover()
+        np.testing.assert_array_equal(session.step(events), expected)

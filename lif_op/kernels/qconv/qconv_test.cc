@@ -5,12 +5,15 @@
 #include <string>
 #include <vector>
 
+#include "kernels/guarded.h"
 #include "kernels/testing.h"
 #include "lif_op/check.h"
 
 namespace lif_op {
 namespace {
 
+using testing::Guard;
+using testing::Guarded;
 using testing::InParts;
 using testing::Random;
 
@@ -99,41 +102,31 @@ std::vector<std::int32_t> Expected(const Case& c, const Data& data, const QconvS
   return acc;
 }
 
-// Memory of exactly the size asked for, so that a sanitizer sees what leaves it.
-class Memory {
- public:
-  explicit Memory(std::size_t bytes)
-      : data_(::operator new(bytes, std::align_val_t{kQconvAlignment})) {}
-  ~Memory() { ::operator delete(data_, std::align_val_t{kQconvAlignment}); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  void* get() const { return data_; }
-
- private:
-  void* data_;
-};
-
 std::vector<std::int32_t> Run(Target target, const QconvShape& shape, const Data& data,
-                              std::int64_t parts) {
+                              std::int64_t parts, Guard guard) {
   const QconvKernel& kernel = QconvFor(target);
-  const Memory packed(kernel.weight_bytes(shape));
-  const Memory scratch(kernel.scratch_bytes(shape));
+  const Guarded<std::uint8_t> x(data.x, guard);
+  const Guarded<std::int8_t> weight(data.weight, guard);
+  const Guarded<std::int32_t> bias(data.bias, guard);
+  const Guarded<std::uint8_t> packed(kernel.weight_bytes(shape), guard, kQconvAlignment);
+  const Guarded<std::uint8_t> scratch(kernel.scratch_bytes(shape), guard, kQconvAlignment);
   const std::int64_t size = shape.batch * shape.out_channels * shape.out_height * shape.out_width;
-  std::vector<std::int32_t> acc(static_cast<std::size_t>(size), 12345);
-  const QconvArgs args{shape,      data.x.data(), packed.get(), data.bias.data(),
-                       acc.data(), scratch.get()};
-  kernel.pack_weight(shape, data.weight.data(), packed.get());
+  const std::vector<std::int32_t> unwritten(static_cast<std::size_t>(size), 12345);
+  const Guarded<std::int32_t> acc(unwritten, guard);
+  const QconvArgs args{shape, x.data(), packed.data(), bias.data(), acc.data(), scratch.data()};
+  kernel.pack_weight(shape, weight.data(), packed.data());
   InParts(kernel.input_items(shape), parts, [&](Range items) { kernel.pack_input(args, items); });
   InParts(shape.batch * shape.out_height, parts, [&](Range rows) { kernel.compute(args, rows); });
-  return acc;
+  return acc.Values();
 }
 
 void CheckCase(const Case& c, const Data& data, const std::string& values) {
   const QconvShape shape = CheckQconv(c.x, c.weight, {c.weight[0]}, c.strides, c.pads);
   const std::vector<std::int32_t> expected = Expected(c, data, shape);
   for (const Target target : SupportedTargets()) {
-    for (const std::int64_t parts : {1, 3}) {
-      CHECK(Run(target, shape, data, parts) == expected,
+    for (const Guard guard : {Guard::kBehind, Guard::kBefore}) {
+      const std::int64_t parts = guard == Guard::kBehind ? 1 : 3;
+      CHECK(Run(target, shape, data, parts, guard) == expected,
             std::string(TargetName(target)) + ", " + c.what + ", " + values);
     }
   }

@@ -7,11 +7,14 @@
 #include <string>
 #include <vector>
 
+#include "kernels/guarded.h"
 #include "kernels/testing.h"
 
 namespace lif_op {
 namespace {
 
+using testing::Guard;
+using testing::Guarded;
 using testing::InParts;
 using testing::Random;
 
@@ -69,20 +72,25 @@ struct Result {
 template <class Mem>
 Result<Mem> Run(Target target, const Data<Mem>& data, int frac_bits, Reset reset,
                 std::int64_t parts, bool in_place) {
-  Result<Mem> result{std::vector<std::uint8_t>(data.mem.size(), 77), data.mem};
-  const Mem* mem = in_place ? result.mem_out.data() : data.mem.data();
+  const Guard guard = in_place ? Guard::kBefore : Guard::kBehind;
+  const Guarded<std::int32_t> acc(data.acc, guard);
+  const Guarded<Mem> mem(data.mem, guard);
+  const Guarded<std::int32_t> decay(data.decay, guard);
+  const Guarded<std::int32_t> threshold(data.threshold, guard);
+  const Guarded<std::uint8_t> spike(data.mem.size(), guard);
+  const Guarded<Mem> other_mem(data.mem.size(), guard);
   const auto size = static_cast<std::int64_t>(data.mem.size());
-  const QlifArgs<Mem> args{data.acc.data(),
-                           mem,
-                           data.decay.data(),
-                           data.threshold.data(),
-                           result.spike.data(),
-                           result.mem_out.data(),
+  const QlifArgs<Mem> args{acc.data(),
+                           mem.data(),
+                           decay.data(),
+                           threshold.data(),
+                           spike.data(),
+                           in_place ? mem.data() : other_mem.data(),
                            {data.channels, data.inner, size},
                            frac_bits,
                            reset};
   InParts(size, parts, [&](Range range) { QlifFor<Mem>(target)(args, range); });
-  return result;
+  return {spike.Values(), in_place ? mem.Values() : other_mem.Values()};
 }
 
 template <class Mem>
@@ -111,9 +119,10 @@ void CheckAllTargets(const Data<Mem>& data, int frac_bits) {
     const Result<Mem> expected = Expected(data, frac_bits, reset);
     for (const Target target : SupportedTargets()) {
       for (const bool in_place : {false, true}) {
-        const std::int64_t parts = in_place ? 3 : 1;
-        CHECK(Run(target, data, frac_bits, reset, parts, in_place) == expected,
-              Where(target, data, frac_bits));
+        for (const std::int64_t parts : {1, 3}) {
+          CHECK(Run(target, data, frac_bits, reset, parts, in_place) == expected,
+                Where(target, data, frac_bits));
+        }
       }
     }
   }

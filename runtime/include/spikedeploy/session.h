@@ -230,16 +230,13 @@ inline bool SafeInPlace(const OnnxFile& executed, const State& state) {
 
 }  // namespace detail
 
-/// Path of the op library: `given`, else the environment variable SPIKEDEPLOY_OP_LIBRARY, else
-/// liblif_ops.so beside the artifact, else the one that find_package(spikedeploy) found. Empty if
-/// there is none.
-inline std::string FindOpLibrary(const std::string& given, const std::string& artifact) {
+/// Path of the op library: `given`, else the environment variable SPIKEDEPLOY_OP_LIBRARY, else the
+/// one that find_package(spikedeploy) found. Empty if there is none. Never looked for beside the
+/// artifact: whoever hands over a model must not hand over native code with it.
+inline std::string FindOpLibrary(const std::string& given) {
   if (!given.empty()) return given;
   const char* named = std::getenv("SPIKEDEPLOY_OP_LIBRARY");
   if (named != nullptr && *named != '\0') return named;
-  const std::size_t slash = artifact.rfind('/');
-  const std::string folder = slash == std::string::npos ? "./" : artifact.substr(0, slash + 1);
-  if (detail::Exists(folder + "liblif_ops.so")) return folder + "liblif_ops.so";
 #ifdef SPIKEDEPLOY_OP_LIBRARY_PATH
   if (detail::Exists(SPIKEDEPLOY_OP_LIBRARY_PATH)) return SPIKEDEPLOY_OP_LIBRARY_PATH;
 #endif
@@ -326,7 +323,7 @@ class Session {
                          bool* registered) {
     *registered = false;
     if (options.library == Library::kNever) return Status();
-    const std::string path = FindOpLibrary(options.op_library, engine.path);
+    const std::string path = FindOpLibrary(options.op_library);
     if (path.empty() || !detail::Exists(path)) {
       if (options.library == Library::kAuto && options.op_library.empty()) return Status();
       return {Code::kNotFound,
@@ -431,7 +428,9 @@ class Stream {
     return Status();
   }
 
-  /// Advance by one window. The events are copied; the flow is the stream's own memory.
+  /// Advance by one window. The events are copied; the flow is the stream's own memory. After a
+  /// step that failed in ONNX Runtime the states are undefined, and further ones are refused until
+  /// Reset or Restore.
   Status Run(const EventFrame& events, FlowView* flow) {
     if (!engine_) return {Code::kInvalidArgument, "the stream is not open"};
     const Artifact& artifact = engine_->artifact;
@@ -451,6 +450,10 @@ class Stream {
   /// Advance by the window in input().
   Status RunInput(FlowView* flow) {
     if (!engine_) return {Code::kInvalidArgument, "the stream is not open"};
+    if (spoiled_) {
+      return {Code::kRuntime,
+              engine_->path + ": a step failed, so the states are undefined; Reset or Restore"};
+    }
     if (engine_->artifact.events == ElementType::kUint8) {
       const auto* counts = static_cast<const std::uint8_t*>(events_.data());
       std::uint8_t all = 0;  // the highest bit of any count
@@ -463,7 +466,10 @@ class Stream {
     const ort::Runtime& runtime = engine_->runtime;
     ort::RawStatus* raw = runtime.api().RunWithBinding(engine_->session.get(), nullptr,
                                                        bindings_[phase_].binding.get());
-    if (raw != nullptr) return runtime.Check(raw, engine_->path + ": the step failed");
+    if (raw != nullptr) {
+      spoiled_ = true;  // states updated in place may be half new
+      return runtime.Check(raw, engine_->path + ": the step failed");
+    }
     phase_ = 1 - phase_;
     *flow = View();
     return Status();
@@ -475,6 +481,7 @@ class Stream {
       const State& state = engine_->artifact.states[i];
       Fill(Current(i), state.type, state.init);
     }
+    spoiled_ = false;
   }
 
   bool is_open() const { return engine_ != nullptr; }
@@ -511,6 +518,7 @@ class Stream {
     for (std::size_t i = 0; i < pairs_.size(); ++i) {
       std::memcpy(Current(i).data(), snapshot.values[i].data(), Current(i).bytes());
     }
+    spoiled_ = false;
     return Status();
   }
 
@@ -534,6 +542,7 @@ class Stream {
     std::swap(resolution_, other.resolution_);
     std::swap(batch_, other.batch_);
     std::swap(phase_, other.phase_);
+    std::swap(spoiled_, other.spoiled_);
     std::swap(events_, other.events_);
     std::swap(flow_, other.flow_);
     std::swap(accumulator_, other.accumulator_);
@@ -715,6 +724,7 @@ class Stream {
   Resolution resolution_;
   int batch_ = 1;
   int phase_ = 0;
+  bool spoiled_ = false;
   detail::Block events_;
   detail::Block flow_;
   detail::Block accumulator_;
