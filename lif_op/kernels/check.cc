@@ -97,6 +97,7 @@ ChannelLayout CheckNeuron(const NamedDims& current, const NamedDims& mem) {
     Fail(Input(current.name) + " and " + Input(mem.name) + " must have the same shape, got " +
          ToString(current.dims) + " and " + ToString(mem.dims));
   }
+  CheckCount(mem);
   ChannelLayout layout{mem.dims[1], 1, 0};
   for (std::size_t i = 2; i < mem.dims.size(); ++i) layout.inner *= mem.dims[i];
   layout.size = mem.dims[0] * layout.channels * layout.inner;

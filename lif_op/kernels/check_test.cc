@@ -1,6 +1,8 @@
 // What callers may hand to the kernels, and what they are told when they may not.
 #include "lif_op/check.h"
 
+#include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -31,6 +33,11 @@ void TestNeuron() {
           [] { CheckNeuron({"acc", {7}}, {"mem", {7}}); });
   Refused("input 'acc' and input 'mem' must have the same shape, got [1, 3] and [3, 1]",
           [] { CheckNeuron({"acc", {1, 3}}, {"mem", {3, 1}}); });
+  // Their product is 2^64, which is 0 in 64 bits.
+  const Dims huge{std::int64_t{1} << 32, std::int64_t{1} << 32};
+  Refused("input 'mem' is too large: its dimensions are [4294967296, 4294967296]",
+          [&] { CheckNeuron({"acc", huge}, {"mem", huge}); });
+  CHECK(WordsFor(std::numeric_limits<std::int64_t>::max()) == std::int64_t{1} << 58, "words");
 }
 
 void TestParameter() {

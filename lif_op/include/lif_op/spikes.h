@@ -11,7 +11,7 @@ namespace lif_op {
 inline constexpr std::int64_t kWordBits = 32;
 
 constexpr std::int64_t WordsFor(std::int64_t channels) {
-  return (channels + kWordBits - 1) / kWordBits;
+  return channels / kWordBits + (channels % kWordBits != 0);
 }
 
 struct SpikeShape {

@@ -373,6 +373,7 @@ template <class Isa>
 static inline void ComputeRow(const QconvArgs& args, const QconvGeometry& g, std::int64_t image,
                               std::int64_t row) {
   const QconvShape& s = args.shape;
+  if (s.out_channels == 0) return;  // acc may be null
   const std::uint32_t* in = static_cast<const std::uint32_t*>(args.scratch) +
                             image * g.image_words + row * s.stride_height * g.row_words;
   std::int32_t* acc = args.acc + (image * s.out_channels * s.out_height + row) * s.out_width;

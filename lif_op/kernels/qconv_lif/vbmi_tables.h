@@ -148,14 +148,14 @@ struct Packed {
   }
 };
 
-// Hands out aligned parts of a block of memory.
+// Hands out aligned parts of a block of memory; of none, to learn how much is needed.
 class Divider {
  public:
   explicit Divider(void* memory) : memory_(static_cast<std::uint8_t*>(memory)) {}
 
   template <class T>
   T* Take(std::int64_t count) {
-    auto* taken = reinterpret_cast<T*>(memory_ + used_);
+    auto* taken = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + used_);
     used_ += RoundUp(count * static_cast<std::int64_t>(sizeof(T)), kStepBytes);
     return taken;
   }
