@@ -84,7 +84,9 @@ void Fused(Input& input) {
   }
   const lif_op::QconvLifLayer constants = lif_op::CheckQconvLifConstants(dims, strides, pads);
   const std::int64_t out = constants.shape.out_channels;
-  Countable({out, out, constants.rec_kernel_height, constants.rec_kernel_width});
+  if (dims.recurrent) {
+    Countable({out, out, constants.rec_kernel_height, constants.rec_kernel_width});
+  }
   CountableShape(lif_op::CheckQconvLif(dims, strides, pads).shape);
 }
 
