@@ -16,7 +16,7 @@ EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # What an editable install has to be renewed for. Python files are used where they stand.
 NATIVE := CMakeLists.txt $(shell find lif_op runtime \
     -name '*.cc' -o -name '*.h' -o -name '*.map' -o -name CMakeLists.txt -o -name '*.cmake.in')
-CXX_FILES := $(shell find lif_op runtime/include examples tests -name '*.cc' -o -name '*.h')
+CXX_FILES := $(shell find lif_op runtime/include examples fuzz tests -name '*.cc' -o -name '*.h')
 
 # Where Python.h is, or was put. pip hands CMAKE_ARGS on to CMake.
 HEADERS := $(abspath $(VENV))/include/python
@@ -33,7 +33,7 @@ ONNXRUNTIME = -DSPIKEDEPLOY_ONNXRUNTIME="$$(ls \
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-long lint test-python test-cpp build-cpp test-emulated test-install \
-    sanitize deeploy format lock licenses clean
+    sanitize fuzz deeploy format lock licenses clean
 
 help:
 	@echo 'make demo          install, quantize the shipped network, run it, show the table'
@@ -45,6 +45,7 @@ help:
 	@echo 'make test-emulated kernels on older x86 and on Arm, bundles on five processors, in QEMU'
 	@echo 'make test-install  the wheel in an empty environment, and the oldest ONNX Runtime'
 	@echo 'make sanitize      C++ tests under the address, undefined-behaviour and thread sanitizers'
+	@echo 'make fuzz          libFuzzer on kernels, checks and parsers, FUZZ_SECONDS=60 for each'
 	@echo 'make deeploy       networks compiled by Deeploy (installs it apart), run over steps with state'
 	@echo 'make format        format Python and C++'
 	@echo 'make lock          constraints.txt anew: the newest versions that the bounds allow'
@@ -79,7 +80,7 @@ test-cpp: build-cpp
 	$(CTEST) --test-dir build/developer
 
 build-cpp: $(VENV)/.test
-	$(CMAKE) -S . -B build/developer $(DEVELOPER) $(ONNXRUNTIME) -DSPIKEDEPLOY_BUILD_BENCH=ON \
+	$(CMAKE) -S . -B build/developer $(DEVELOPER) $(ONNXRUNTIME) -DSPIKEDEPLOY_BUILD_BENCH=ON -DSPIKEDEPLOY_BUILD_FUZZ=ON \
 	  -DSPIKEDEPLOY_BUILD_PYTHON=ON -DPython_EXECUTABLE="$(abspath $(PY))" \
 	  -DPython_INCLUDE_DIR=$(HEADERS) \
 	  -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
@@ -104,6 +105,17 @@ sanitize: $(VENV)/.test
 	$(CMAKE) -S . -B build/sanitize-thread $(DEVELOPER) $(ONNXRUNTIME) -DSPIKEDEPLOY_SANITIZE=thread
 	$(CMAKE) --build build/sanitize-thread
 	LIF_OP_TEST_EVERY=10 $(CTEST) --test-dir build/sanitize-thread
+
+FUZZ_SECONDS ?= 60
+CLANG := $(firstword $(foreach name,clang++ clang++-19 clang++-16 clang++-14,$(shell command -v $(name))))
+fuzz: $(VENV)/.test
+	$(call need,test -n "$(CLANG)",no clang++; on Debian: apt install clang-14 libclang-rt-14-dev)
+	$(CMAKE) -S . -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=$(CLANG) \
+	  -DSPIKEDEPLOY_BUILD_FUZZ=ON -DSPIKEDEPLOY_SANITIZE=fuzzer-no-link,address,undefined
+	$(CMAKE) --build build/fuzz
+	for corpus in fuzz/corpus/*; do target=$$(basename $$corpus); mkdir -p build/fuzz/new/$$target; \
+	  build/fuzz/fuzz/$${target}_fuzz -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ \
+	    build/fuzz/new/$$target $$corpus || exit 1; done
 
 # Deeploy wants old versions of what we need new, hence an environment of its own.
 deeploy: $(VENV)/.test
