@@ -38,14 +38,23 @@ struct QconvGeometry {
   std::int64_t channel_weight_words;  // of one output channel
 };
 
+// Tiles of kVectors vectors that a row of outputs takes; what one vector can finish is left to one.
+template <class Isa>
+static inline std::int64_t WideTiles(std::int64_t out_width) {
+  constexpr std::int64_t kStep = Isa::kVectors * Isa::kLanes;
+  return (out_width + kStep - Isa::kLanes - 1) / kStep;
+}
+
 template <class Isa>
 static inline QconvGeometry GeometryOf(const QconvShape& s) {
   QconvGeometry g;
   g.groups = (s.in_channels + Isa::kGroup - 1) / Isa::kGroup;
   g.rows = (s.out_height - 1) * s.stride_height + s.kernel_height;
-  // Whole vectors are loaded, at every kernel column.
+  // Whole vectors and whole tiles are loaded, at every kernel column.
+  const std::int64_t wide = WideTiles<Isa>(s.out_width) * Isa::kVectors * Isa::kLanes;
   const std::int64_t vectors = (s.out_width + Isa::kLanes - 1) / Isa::kLanes;
-  g.phase_words = vectors * Isa::kLanes + (s.kernel_width - 1) / s.stride_width;
+  const std::int64_t loaded = wide > vectors * Isa::kLanes ? wide : vectors * Isa::kLanes;
+  g.phase_words = loaded + (s.kernel_width - 1) / s.stride_width;
   g.row_words = s.stride_width * g.phase_words;
   g.group_words = g.rows * g.row_words;
   g.image_words = g.groups * g.group_words;
@@ -377,9 +386,8 @@ static inline void ComputeRow(const QconvArgs& args, const QconvGeometry& g, std
   const std::uint32_t* in = static_cast<const std::uint32_t*>(args.scratch) +
                             image * g.image_words + row * s.stride_height * g.row_words;
   std::int32_t* acc = args.acc + (image * s.out_channels * s.out_height + row) * s.out_width;
-  // What one vector can finish is left to one vector.
   constexpr std::int64_t kStep = Isa::kVectors * Isa::kLanes;
-  const std::int64_t tiles = (s.out_width + kStep - Isa::kLanes - 1) / kStep;
+  const std::int64_t tiles = WideTiles<Isa>(s.out_width);
   for (std::int64_t i = 0; i < tiles; i += kMaxTiles) {
     ComputeTiles<Isa, Isa::kVectors>(args, g, in, acc, i * kStep, Min(kMaxTiles, tiles - i));
   }
