@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,13 +63,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     """
     where = os.fspath(path)
     file = Path(path)
-    size = file.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise ArtifactError(
-            f"{where}: {size / 2**30:.1f} GiB is more than an artifact can have "
-            f"({MAX_FILE_BYTES / 2**30:.0f} GiB)"
-        )
-    data = file.read_bytes()
+    data = _read(file, where)
     try:
         model = load_proto(data)
     except DecodeError as error:
@@ -78,6 +73,19 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     if not model.ir_version or not model.graph.node:
         raise ArtifactError(f"{where}: not an ONNX file (no graph in it); export it again")
     return LoadedModel(file, validate_model(model, where), model, data)
+
+
+def _read(file: Path, where: str) -> bytes:
+    """The file's bytes; of a pipe or a device, which may never end, not one."""
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise ArtifactError(f"{where}: not a plain file; copy the artifact to one")
+    if status.st_size > MAX_FILE_BYTES:
+        raise ArtifactError(
+            f"{where}: {status.st_size / 2**30:.1f} GiB is more than an artifact can have "
+            f"({MAX_FILE_BYTES / 2**30:.0f} GiB)"
+        )
+    return file.read_bytes()
 
 
 def validate_model(model: ModelProto, where: str = "model") -> Artifact:

@@ -30,6 +30,7 @@ import lif_op.spec
 from calib_data.encodings import COUNT_LIMIT
 from runtime.errors import ArtifactError
 from runtime.graph import LIBRARY_DOMAINS, all_nodes, spiking_op, subgraphs
+from runtime.known_ops import check_ops
 from runtime.metadata import FREE_DIMENSIONS, METADATA_KEY, Artifact, State
 
 EVENTS = "events"
@@ -46,6 +47,7 @@ _ELEMENT_TYPES = {
     "uint32": TensorProto.UINT32,
     "int32": TensorProto.INT32,
 }
+_REAL_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _CONVOLUTIONS = {
     ("snn", "QConv"): ((1, 2),),
     ("snn", "QConvLIF"): ((1, 2),),
@@ -75,6 +77,8 @@ def check_model(model: ModelProto, artifact: Artifact, where: str) -> None:
     _check_opsets(model, where)
     _check_interface(model, artifact, where)
     _check_structure(model, where)
+    check_ops(model, where)
+    _check_finite(model, where)
     check_nodes(model, artifact, where)
 
 
@@ -342,6 +346,17 @@ def _check_structure(model: ModelProto, where: str) -> None:
         raise ArtifactError(f"{where}: not a valid ONNX graph ({first_line})") from error
 
 
+def _check_finite(model: ModelProto, where: str) -> None:
+    """One NaN among the weights, and after a few steps all of the flow is NaN."""
+    for tensor in _all_tensors(model, where):
+        if tensor.data_type not in _REAL_TYPES:
+            continue
+        if not np.isfinite(numpy_helper.to_array(tensor)).all():
+            raise ArtifactError(
+                f"{where}: tensor {tensor.name!r} holds NaN or infinity; train or export it again"
+            )
+
+
 def check_nodes(model: ModelProto, artifact: Artifact, where: str) -> None:
     """Check every node of the library's domains: known op, attributes, parameters, layer."""
     constants = _Constants(model)
@@ -361,6 +376,7 @@ def check_nodes(model: ModelProto, artifact: Artifact, where: str) -> None:
             counts = _count_channels(node, producers, artifact) if number == 0 else 0
             exact = node.op_type in strict
             _check_convolution(node, positions, counts, constants, exact, where)
+        _check_input_channels(node, producers, artifact, constants, where)
         if spiking_op(node) is not None:
             _check_neuron(node, artifact, constants, where)
     read = {name for node in all_nodes(model.graph) for name in node.input}
@@ -431,6 +447,40 @@ def _count_channels(node: NodeProto, producers: dict[str, NodeProto], artifact: 
             return int(np.iinfo(np.int32).max)
         return artifact.num_bins if EVENTS in source.input else 0
     return artifact.num_bins if node.input[0] == EVENTS else 0
+
+
+def _check_input_channels(
+    node: NodeProto,
+    producers: dict[str, NodeProto],
+    artifact: Artifact,
+    constants: _Constants,
+    where: str,
+) -> None:
+    """A convolution's weights are for as many channels as its input is known to have."""
+    for weight_at, _ in _CONVOLUTIONS.get((node.domain, node.op_type), ())[:1]:
+        channels = _known_channels(node.input[0], producers, artifact)
+        name = node.input[weight_at]
+        weight = constants.array(name, f"weight of {node.name!r}", where)
+        if channels is not None and weight.shape[1] != channels:
+            raise ArtifactError(
+                f"{where}: weight {name!r} is for {weight.shape[1]} input channels, but "
+                f"{node.input[0]!r} has {channels}; export the file again"
+            )
+
+
+def _known_channels(
+    name: str, producers: dict[str, NodeProto], artifact: Artifact
+) -> int | None:
+    """Channels of the events, or of a layer's spikes; None for what is made in between."""
+    if name == EVENTS:
+        return artifact.num_bins
+    source = producers.get(name)
+    op = None if source is None else spiking_op(source)
+    if source is None or op is None:
+        return None
+    layer_of = {state.input: state.layer for state in artifact.states if state.role == "mem"}
+    layer = layer_of.get(source.input[op.mem])
+    return None if layer is None else artifact.layer(layer).channels
 
 
 def _check_convolution(

@@ -195,7 +195,7 @@ class Artifact:
         Raises ArtifactError for anything unknown, missing or out of range.
         """
         try:
-            values = json.loads(text)
+            values = json.loads(text, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise ArtifactError(f"{where}: metadata is not JSON ({error}); export again") from error
         return _parse_artifact(_Reader(where, "metadata", values))
@@ -215,6 +215,15 @@ class Artifact:
         if len(texts) > 1:
             raise ArtifactError(f"{where}: {METADATA_KEY!r} metadata appears twice; export again")
         return Artifact.from_json(texts[0], where)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that is there twice, one reader would take the first, another the
+    last."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("an object has one key twice")
+    return values
 
 
 class _Reader:

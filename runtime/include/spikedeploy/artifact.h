@@ -14,6 +14,7 @@
 
 #include "spikedeploy/events.h"
 #include "spikedeploy/json.h"
+#include "spikedeploy/known_ops.h"
 #include "spikedeploy/onnx_file.h"
 #include "spikedeploy/status.h"
 
@@ -223,6 +224,12 @@ inline Status ParseState(const Json& json, std::size_t number, State* state) {
   SPIKEDEPLOY_RETURN_IF_ERROR(
       fields.Choice("role", std::array<const char*, 2>{"mem", "spike"}, &role));
   state->membrane = role == "mem";
+  const std::string layer =
+      state->input.substr(std::min(state->input.find('.'), state->input.size()));
+  if (state->input != role + layer || state->output != role + "_out" + layer) {
+    return fields.Wrong("is paired with '" + state->output + "', expected " + role +
+                        ".LAYER with " + role + "_out.LAYER");
+  }
   SPIKEDEPLOY_RETURN_IF_ERROR(fields.Choice(
       "layout", std::array<const char*, 3>{"NCHW", "NHWC", "packed32"}, &state->layout));
   SPIKEDEPLOY_RETURN_IF_ERROR(ParseType(fields, "dtype", &state->type));
@@ -274,6 +281,7 @@ inline Status ParseMetadata(const Json& json, Artifact* artifact) {
   artifact->spatial_free = value->boolean;
   SPIKEDEPLOY_RETURN_IF_ERROR(fields.Get("flow_scaling", Json::Kind::kNumber, "a number", &value));
   artifact->flow_scaling = value->number;
+  if (artifact->flow_scaling <= 0) return fields.Wrong("has a flow_scaling that is not above 0");
   SPIKEDEPLOY_RETURN_IF_ERROR(
       fields.OptionalText("checkpoint_sha256", &artifact->checkpoint_sha256));
   SPIKEDEPLOY_RETURN_IF_ERROR(fields.OptionalText("version", &artifact->version));
@@ -386,7 +394,8 @@ inline Status Artifact::Parse(const detail::OnnxFile& file, Artifact* artifact) 
   }
   *artifact = Artifact();
   SPIKEDEPLOY_RETURN_IF_ERROR(detail::ParseMetadata(json, artifact));
-  return detail::CheckGraph(file, *artifact);
+  SPIKEDEPLOY_RETURN_IF_ERROR(detail::CheckGraph(file, *artifact));
+  return detail::CheckOps(file);
 }
 
 }  // namespace spikedeploy

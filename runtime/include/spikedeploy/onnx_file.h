@@ -27,6 +27,7 @@ struct Node {
   std::string op_type;
   std::vector<std::string> inputs;
   std::vector<std::string> outputs;
+  std::size_t nested = 0;  ///< how many nodes right before it are those of graphs inside it
 };
 
 struct OnnxFile {
@@ -35,6 +36,8 @@ struct OnnxFile {
   std::vector<ValueInfo> inputs;   ///< of the main graph
   std::vector<ValueInfo> outputs;  ///< of the main graph
   std::vector<Node> nodes;         ///< of the main graph and of those nested in it
+  std::vector<std::pair<std::string, std::int64_t>> opsets;  ///< domain and version
+  std::vector<std::string> function_domains;                 ///< of the functions in the file
   bool has_external_data = false;  ///< a tensor anywhere whose values are in another file
 };
 
@@ -129,6 +132,9 @@ class OnnxReader {
         case 7:
           if (!Graph(fields.text(), 0)) return false;
           break;
+        case 8:
+          if (!Opset(fields.text())) return false;
+          break;
         case 14:
           if (!Metadata(fields.text())) return false;
           break;
@@ -153,13 +159,27 @@ class OnnxReader {
     return !fields.damaged();
   }
 
+  bool Opset(std::string_view bytes) {
+    WireReader fields(bytes);
+    std::pair<std::string, std::int64_t> entry;
+    while (fields.Next()) {
+      if (fields.field() == 1) entry.first = fields.text();
+      if (fields.field() == 2) entry.second = fields.number();
+    }
+    file_->opsets.push_back(std::move(entry));
+    return !fields.damaged();
+  }
+
   // Bodies of functions hold tensors, too; their nodes are not the graph's.
   bool Function(std::string_view bytes) {
     WireReader fields(bytes);
+    std::string domain;
     while (fields.Next()) {
       Node unused;
       if (fields.field() == 7 && !ReadNode(fields.text(), 0, &unused)) return false;
+      if (fields.field() == 10) domain = fields.text();
     }
+    file_->function_domains.push_back(std::move(domain));
     return !fields.damaged();
   }
 
@@ -170,7 +190,9 @@ class OnnxReader {
       bool good = true;
       if (fields.field() == 1) {
         Node node;
+        const std::size_t before = file_->nodes.size();
         good = ReadNode(fields.text(), depth, &node);
+        node.nested = file_->nodes.size() - before;
         file_->nodes.push_back(std::move(node));
       } else if (fields.field() == 5) {
         good = Tensor(fields.text());
