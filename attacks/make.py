@@ -20,7 +20,6 @@ import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import lif_op.spec
-from runtime.metadata import METADATA_KEY
 
 HERE = Path(__file__).parent
 SOUND = HERE / "sound"
@@ -93,7 +92,9 @@ def hidden(location: str = "/etc/passwd") -> TensorProto:
     return made
 
 
-def graph(nodes: list[NodeProto], output: str, tensors: list[TensorProto] | None = None) -> GraphProto:
+def graph(
+    nodes: list[NodeProto], output: str, tensors: list[TensorProto] | None = None
+) -> GraphProto:
     value = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
     return helper.make_graph(nodes, "inner", [], [value], tensors)
 
@@ -452,7 +453,9 @@ def endless_loop(model: ModelProto) -> None:
     names = ("count", "go", "x")
     types = (TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT)
     values = [helper.make_tensor_value_info(n, t, []) for n, t in zip(names, types, strict=True)]
-    outputs = [helper.make_tensor_value_info(n, t, []) for n, t in (("go_on", types[1]), ("y", types[2]))]
+    outputs = [
+        helper.make_tensor_value_info(n, t, []) for n, t in (("go_on", types[1]), ("y", types[2]))
+    ]
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Neg", ["x"], ["y"])],
         "body", values, outputs,

@@ -93,7 +93,7 @@ def check_kinds(where: str, xs: Any, ys: Any, ts: Any, ps: Any) -> None:
     columns = {"xs": (xs, "iu"), "ys": (ys, "iu"), "ts": (ts, "f"), "ps": (ps, "biu")}
     wanted = {"iu": "integers", "f": "float64 seconds", "biu": "bool (True = brighter)"}
     for name, (column, kinds) in columns.items():
-        if len(column.shape) != 1:
+        if column.shape is None or len(column.shape) != 1:
             raise DataError(f"{where}: events/{name} has shape {column.shape}, expected [N]")
         if column.dtype.kind not in kinds:
             raise DataError(

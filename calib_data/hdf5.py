@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from calib_data.errors import DataError
 from calib_data.events import Events, check_kinds, check_resolution, checked_events
 from calib_data.files import atomic_path
+from calib_data.hdf5_trust import member
 
 FLOW_GROUPS = {"dt1": "flow_dt1", "dt4": "flow_dt4"}
 
@@ -172,15 +173,12 @@ class EventFile:
 
         Both components 0 means no ground truth. Raises DataError for a wrong index, shape or NaN.
         """
-        flow: NDArray[np.float32] = self._member(_flow_group(dt), index, "f").astype(np.float32)
-        name = f"{_flow_group(dt)} map {index}"
-        if flow.shape != (2, *self.resolution):
-            raise DataError(
-                f"{self.path}: {name} has shape {flow.shape}, expected {(2, *self.resolution)}"
-            )
+        found = self._member(_flow_group(dt), index, "f", (2, *self.resolution))
+        flow: NDArray[np.float32] = found.astype(np.float32)
         if not np.isfinite(flow).all():
             raise DataError(
-                f"{self.path}: {name} holds NaN or infinity; set pixels without ground truth to 0"
+                f"{self.path}: {_flow_group(dt)} map {index} holds NaN or infinity; set "
+                "pixels without ground truth to 0"
             )
         return flow
 
@@ -190,19 +188,16 @@ class EventFile:
 
     def read_image(self, index: int) -> NDArray[np.uint8]:
         """Grey image ``index``: uint8 [H, W]; DataError for a wrong index, shape or type."""
-        image: NDArray[np.uint8] = self._member("images", index, "u")
-        if image.shape != self.resolution or image.dtype != np.uint8:
-            raise DataError(
-                f"{self.path}: image {index} is {image.dtype} {image.shape}, "
-                f"expected uint8 {self.resolution}"
-            )
+        image: NDArray[np.uint8] = self._member("images", index, "u", self.resolution)
+        if image.dtype != np.uint8:
+            raise DataError(f"{self.path}: image {index} is {image.dtype}, expected uint8")
         return image
 
     def _group(self, group: str) -> tuple[list[str], NDArray[np.float64]]:
         """Names and absolute stamps of a group's members, in the order of their names."""
         if group not in self._members:
             with self._reading(group):
-                node = self._file.get(group)
+                node = member(self.path, self._file, group)
                 if not isinstance(node, h5py.Group) or not len(node):
                     present = ", ".join(sorted(self._file)) or "nothing"
                     raise DataError(
@@ -215,7 +210,12 @@ class EventFile:
     def _stamped(self, group: str, node: h5py.Group) -> tuple[list[str], NDArray[np.float64]]:
         names = sorted(node)
         stamps = np.array(
-            [_number(self.path, f"{group}/{name}", node[name].attrs, "timestamp") for name in names]
+            [
+                _number(
+                    self.path, f"{group}/{name}", member(self.path, node, name).attrs, "timestamp"
+                )
+                for name in names
+            ]
         )
         if (stamps[1:] <= stamps[:-1]).any():
             at = int((stamps[1:] <= stamps[:-1]).argmax()) + 1
@@ -225,7 +225,7 @@ class EventFile:
             )
         return names, stamps
 
-    def _member(self, group: str, index: int, kind: str) -> NDArray[Any]:
+    def _member(self, group: str, index: int, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
         names = self._group(group)[0]
         if not 0 <= index < len(names):
             raise DataError(
@@ -233,11 +233,12 @@ class EventFile:
             )
         name = f"{group}/{names[index]}"
         with self._reading(name):
-            node = self._file[name]
+            node = member(self.path, self._file, name)
             if not isinstance(node, h5py.Dataset) or node.dtype.kind != kind:
                 wanted = {"f": "a floating-point array", "u": "a uint8 array"}[kind]
                 raise DataError(f"{self.path}: {name} is not {wanted}")
-            check_filters(self.path, node)
+            if node.shape != shape:
+                raise DataError(f"{self.path}: {name} has shape {node.shape}, expected {shape}")
             return np.asarray(node[()])
 
     # --- opening ------------------------------------------------------------------------------
@@ -259,14 +260,13 @@ class EventFile:
     def _event_columns(self) -> dict[str, h5py.Dataset]:
         columns: dict[str, h5py.Dataset] = {}
         for name in ("xs", "ys", "ts", "ps"):
-            node = self._file.get(f"events/{name}")
+            node = member(self.path, self._file, f"events/{name}")
             if not isinstance(node, h5py.Dataset):
                 raise DataError(
                     f"{self.path}: no dataset 'events/{name}'; expected the event_flow layout "
                     "(events/xs, events/ys, events/ts, events/ps), which "
                     "python -m calib_data.prepare brings recordings to"
                 )
-            check_filters(self.path, node)
             columns[name] = node
         check_kinds(str(self.path), columns["xs"], columns["ys"], columns["ts"], columns["ps"])
         return columns
@@ -288,11 +288,11 @@ class EventFile:
                 raise DataError(f"{self.path}: attribute sensor_resolution is not [H, W]")
             return tuple(int(size) for size in value)
         for group in (*FLOW_GROUPS.values(), "images"):
-            node = self._file.get(group)
+            node = member(self.path, self._file, group)
             if isinstance(node, h5py.Group) and len(node):
-                member = node[min(node)]
-                if isinstance(member, h5py.Dataset) and len(member.shape) >= 2:
-                    return tuple(int(size) for size in member.shape[-2:])
+                first = member(self.path, node, min(node))
+                if isinstance(first, h5py.Dataset) and len(first.shape) >= 2:
+                    return tuple(int(size) for size in first.shape[-2:])
         return None
 
     def _find_clock(self) -> tuple[float, float, float]:
@@ -537,23 +537,6 @@ def _open(path: Path) -> h5py.File:
         raise DataError(
             f"{path}: no readable HDF5 file, it may be cut off; write or fetch it again ({error})"
         ) from error
-
-
-def check_filters(path: Path, data: h5py.Dataset) -> None:
-    """Raise DataError for a dataset compressed with a filter that this HDF5 library lacks."""
-    plist = data.id.get_create_plist()
-    for number in range(plist.get_nfilters()):
-        code, _, _, name = plist.get_filter(number)
-        if h5py.h5z.filter_avail(code):
-            continue
-        with contextlib.suppress(ImportError):
-            importlib.import_module("hdf5plugin")  # registers its filters with h5py
-        if not h5py.h5z.filter_avail(code):
-            label = name.decode(errors="replace") or "unnamed"
-            raise DataError(
-                f"{path}: {data.name} is compressed with HDF5 filter {code} ({label}), which is "
-                "not installed; pip install hdf5plugin"
-            )
 
 
 def _compression(path: Path, name: str | None) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from calib_data.errors import DataError
 from calib_data.events import Events, EventSource, check_kinds, check_resolution, checked_events
 from calib_data.hdf5 import EventFile
 
+MAX_CLIP_BYTES = 4 << 30
+"""Clips are loaded as a whole; longer recordings are HDF5 files."""
+
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
 ARCHIVE_ERRORS = (
@@ -165,7 +168,18 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     try:
+        with zipfile.ZipFile(path) as listed:
+            size = sum(entry.file_size for entry in listed.infolist())
+        if size > MAX_CLIP_BYTES:
+            raise DataError(
+                f"{path}: holds {size:,} bytes when unpacked, more than a clip's "
+                f"{MAX_CLIP_BYTES:,}; bring it to .h5, which is streamed"
+            )
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
+    except MemoryError as error:
+        raise DataError(f"{path}: an array claims more than memory holds; it is damaged") from error
+    except DataError:
+        raise
     except ARCHIVE_ERRORS as error:
         raise DataError(f"{path}: no readable .npz archive, it may be cut off ({error})") from error

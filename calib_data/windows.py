@@ -37,6 +37,9 @@ from calib_data.events import Events, EventSource
 
 MODES = ("events", "time", "frames", "gtflow_dt1", "gtflow_dt4")
 
+MAX_EMPTY, MAX_EMPTY_PER_EVENT = 1_000_000, 1000
+"""A recording with more windows than this is a clock that jumped, not a scene at rest."""
+
 _LARGEST_DENOMINATOR = 10_000
 _FRACTION_SLACK = 1e-12
 
@@ -97,13 +100,25 @@ def default_window(mode: str, resolution: tuple[int, int]) -> float:
 
 
 def count_windows(file: EventSource, mode: str, window: float) -> int:
-    """Number of windows of the recording; DataError for an unknown mode or an unusable length."""
+    """Number of windows of the recording.
+
+    Raises:
+        DataError: an unknown mode, an unusable length, or a clock that jumps so far ahead that
+            nearly all windows would be empty.
+    """
     length = _length(mode, window)
     if mode == "events":
         return file.num_events // int(length)
     if mode == "time":
         last = Fraction(_last_time(file))
-        return max(math.ceil(last / length) - 1, 0)
+        windows = max(math.ceil(last / length) - 1, 0)
+        if windows > MAX_EMPTY + MAX_EMPTY_PER_EVENT * file.num_events:
+            raise DataError(
+                f"{file.path}: {windows:,} windows of {window:g} s for {file.num_events:,} events, "
+                f"{float(last):g} s apart: its clock jumps (python -m calib_data.inspect shows "
+                "where), or the window is too short"
+            )
+        return windows
     return max(math.floor((len(_stamps(file, mode)) - 1) / length), 0)
 
 

@@ -468,9 +468,7 @@ def _check_input_channels(
             )
 
 
-def _known_channels(
-    name: str, producers: dict[str, NodeProto], artifact: Artifact
-) -> int | None:
+def _known_channels(name: str, producers: dict[str, NodeProto], artifact: Artifact) -> int | None:
     """Channels of the events, or of a layer's spikes; None for what is made in between."""
     if name == EVENTS:
         return artifact.num_bins

@@ -18,8 +18,8 @@ from runtime.graph import LIBRARY_DOMAINS, all_nodes, subgraphs
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
 _ARITHMETIC = """
-    Abs Add And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Clip Div Equal Erf Exp Floor
-    Greater GreaterOrEqual HardSigmoid HardSwish LeakyRelu Less LessOrEqual Log Max Mean Min Mod Mul
+    Abs Add And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Clip Div Equal Erf Exp
+    Floor Greater GreaterOrEqual HardSigmoid HardSwish LeakyRelu Less LessOrEqual Log Max Mean Min Mod Mul
     Neg Not Or PRelu Pow Reciprocal Relu Round Sigmoid Sign Softplus Sqrt Sub Sum Tanh Where Xor
 """
 _LINEAR = """
@@ -62,8 +62,8 @@ def check_ops(model: ModelProto, where: str) -> None:
     for node, depends in _with_dependence(model.graph, inputs):
         if node.op_type in _GROWTH and not depends:
             raise ArtifactError(
-                f"{where}: node {node.name!r} ({node.op_type}) makes a tensor from constants alone, "
-                "as large as they say; store the tensor in the file instead"
+                f"{where}: node {node.name!r} ({node.op_type}) makes a tensor from constants "
+                "alone, as large as they say; store the tensor in the file instead"
             )
 
 

@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from models import MODELS, SURROGATES, TOPOLOGIES
+from training.muon import Muon
 
 
 class ConfigError(ValueError):
@@ -302,7 +303,8 @@ class OptimizerSection(_Section):
     """How parameters move."""
 
     name: str = Field(
-        default="Adam", description="a class of torch.optim: Adam, AdamW, SGD, RMSprop, ..."
+        default="Adam",
+        description="a class of torch.optim: Adam, AdamW, SGD, RMSprop, ..., or Muon, ours",
     )
     lr: PositiveFloat = Field(default=2e-3, description="learning rate")
     momentum: NonNegativeFloat | None = Field(default=None, description="null for the class's own")
@@ -327,7 +329,7 @@ class OptimizerSection(_Section):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        kind = getattr(torch.optim, self.name, None)
+        kind = self.kind()
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
             near = difflib.get_close_matches(self.name, _optimizers(), n=1, cutoff=0.0)
             raise ValueError(f"name: torch.optim has no {self.name!r}; nearest: {near[0]!r}")
@@ -339,6 +341,10 @@ class OptimizerSection(_Section):
                 raise ValueError(f"{option}: {self.name} has no such option")
         return self
 
+    def kind(self) -> Any:
+        """The class of that name, None where there is none."""
+        return Muon if self.name == "Muon" else getattr(torch.optim, self.name, None)
+
     def options(self) -> dict[str, float | bool]:
         """What was given beside the learning rate, as keyword arguments of the class."""
         given = {key: getattr(self, key) for key in ("momentum", "weight_decay", "nesterov")}
@@ -347,7 +353,7 @@ class OptimizerSection(_Section):
 
 def _optimizers() -> list[str]:
     """Optimisers that take any dense parameters, a rate, and no closure."""
-    odd = ("Optimizer", "LBFGS", "SparseAdam", "Muon")
+    odd = ("Optimizer", "LBFGS", "SparseAdam")
     return [
         name
         for name, kind in vars(torch.optim).items()

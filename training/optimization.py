@@ -35,8 +35,7 @@ def build_optimizer(
         {"params": list(body), "lr": section.lr},
         {"params": list(head), "lr": head_lr},
     ]
-    kind = getattr(torch.optim, section.name)
-    optimizer: torch.optim.Optimizer = kind(groups, lr=section.lr, **section.options())
+    optimizer: torch.optim.Optimizer = section.kind()(groups, lr=section.lr, **section.options())
     return optimizer
 
 

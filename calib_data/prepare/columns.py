@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_data.errors import DataError
-from calib_data.hdf5 import check_filters
+from calib_data.hdf5_trust import member
 from calib_data.npz import ARCHIVE_ERRORS
 
 
@@ -32,12 +32,11 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset by name; DataError when there is none or its compression is not installed."""
-    node = file.get(name)
+    """A dataset by name; DataError when there is none, or none that can be trusted and read."""
+    node = member(path, file, name)
     if not isinstance(node, h5py.Dataset):
         present = ", ".join(sorted(file)) or "nothing"
         raise DataError(f"{path}: no dataset '{name}' (at the top the file has: {present})")
-    check_filters(path, node)
     return node
 
 

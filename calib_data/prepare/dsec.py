@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -184,12 +185,22 @@ def _events(path: Path, maps: Path | None, resolution: tuple[int, int]) -> Itera
         # -1 is outside, as is whatever lies further away or is not a number.
         table = np.rint(np.where(np.abs(places) < 1 << 15, places, -1)).astype(np.int64)
     with opened(path) as file:
-        offset = int(file["t_offset"][()]) if "t_offset" in file else 0
+        offset = _offset(path, file)
         columns = [dataset(path, file, f"events/{name}") for name in "xytp"]
         for start in range(0, columns[0].shape[0], BLOCK):
             xs, ys, ts, ps = (column[start : start + BLOCK] for column in columns)
             block = Block(xs, ys, (ts.astype(np.int64) + offset) / 1e6, ps)
             yield block if table is None else _rectified(block, table)
+
+
+def _offset(path: Path, file: h5py.File) -> int:
+    """Microseconds that the file's times count from."""
+    if "t_offset" not in file:
+        return 0
+    data = dataset(path, file, "t_offset")
+    if data.size != 1 or data.dtype.kind not in "iu":
+        raise DataError(f"{path}: t_offset is {data.dtype} {data.shape}, expected one integer")
+    return int(np.asarray(data[()]).reshape(()))
 
 
 def _rectified(block: Block, table: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Block:

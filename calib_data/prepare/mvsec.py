@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_data.errors import DataError
+from calib_data.hdf5_trust import member
 from calib_data.npz import ARCHIVE_ERRORS
 from calib_data.prepare import rosbag
 from calib_data.prepare.columns import NpzMaps, dataset, opened
@@ -86,7 +87,7 @@ def _hdf5_sequence(name: str, path: Path, group: str) -> Recording:
                 f"{path}: {group}/events is {events.dtype} {events.shape}, expected float [N, 4]"
             )
         total = int(events.shape[0])
-        images = file.get(f"{group}/image_raw")
+        images = member(path, file, f"{group}/image_raw")
         has_images = isinstance(images, h5py.Dataset) and len(images.shape) == 3
         resolution = (int(images.shape[1]), int(images.shape[2])) if has_images else SENSOR
     base = Recording(
@@ -157,7 +158,7 @@ def _ground_truth(name: str, folder: Path) -> tuple[Path, Callable[[], FlowMaps]
 
 def _holds_flow(path: Path) -> bool:
     with opened(path) as file:
-        return "davis/left/flow_dist" in file
+        return member(path, file, "davis/left/flow_dist") is not None
 
 
 class _CachedFlow(abc.ABC):

@@ -266,11 +266,11 @@ def test_wrong_map_and_image_shapes(spoil: Spoil) -> None:
             file[name].attrs["timestamp"] = stamp
 
     with EventFile(spoil(edit)) as file:
-        with pytest.raises(DataError, match=r"map 1 has shape \(2, 4, 4\)"):
+        with pytest.raises(DataError, match=r"flow000000001 has shape \(2, 4, 4\)"):
             file.read_flow("dt1", 1)
         with pytest.raises(DataError, match="flow000000002 is not a floating-point array"):
             file.read_flow("dt1", 2)
-        with pytest.raises(DataError, match=r"image 1 is uint8 \(4, 4\)"):
+        with pytest.raises(DataError, match=r"image000000001 has shape \(4, 4\)"):
             file.read_image(1)
 
 

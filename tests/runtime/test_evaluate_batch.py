@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_recording
+from random_recordings import write_recording
 
 from calib_data import EventFileWriter, console
 from runtime import SessionError, StatefulSession, evaluate

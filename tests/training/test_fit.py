@@ -542,7 +542,7 @@ def test_training_lowers_the_loss(make_config: Make, make_trainer: Make, tmp_pat
     assert seen[-1] < 0.5 * seen[0]
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad"])
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad", "Muon"])
 def test_optimisers(name: str, make_config: Make, make_trainer: Make, tmp_path: Path) -> None:
     config = make_config(optimizer={"name": name, "lr": 1e-3, "warmup_updates": 0})
     trainer = make_trainer(config, tmp_path)
