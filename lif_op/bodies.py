@@ -39,6 +39,15 @@ _RESET_FLAGS = """
   resets_by_subtraction = Equal(given, name_subtract)
 """
 
+# From ``after`` to ``mem_out``. 1.1754943508222875e-38 is 2^-126, the least normal float32.
+_WITHOUT_DENORMALS = """
+  least = Constant<value: tensor = float {1.1754943508222875e-38}>()
+  nothing = Constant<value: tensor = float {0.0}>()
+  magnitude = Abs(after)
+  is_denormal = Less(magnitude, least)
+  mem_out = Where(is_denormal, nothing, after)
+"""
+
 LIF = f"""
 <domain: "snn", opset_import: ["": {OPSET}]>
 LIF <reset> (current, mem, beta, threshold) => (spike, mem_out)
@@ -51,7 +60,7 @@ LIF <reset> (current, mem, beta, threshold) => (spike, mem_out)
   fires = Greater(u, threshold_c)
   spike = Cast<to=1>(fires)
   {_RESET_FLAGS}
-  mem_out = If(resets_to_zero) <
+  after = If(resets_to_zero) <
     then_branch = reset_zero () => (after_zero) {{
       one = Constant<value_float=1.0>()
       silent = Sub(one, spike)
@@ -67,6 +76,7 @@ LIF <reset> (current, mem, beta, threshold) => (spike, mem_out)
       >
     }}
   >
+  {_WITHOUT_DENORMALS}
 }}
 """
 
@@ -170,7 +180,8 @@ LIF (input, mem, beta, threshold) => (spike, mem_out)
   spike = Cast<to=1>(fires)
   one = Constant<value_float=1.0>()
   silent = Sub(one, spike)
-  mem_out = Mul(u, silent)
+  after = Mul(u, silent)
+  {_WITHOUT_DENORMALS}
 }}
 """
 

@@ -19,8 +19,9 @@ _STANDARD_DOMAINS = ("", "ai.onnx")
 
 _ARITHMETIC = """
     Abs Add And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Clip Div Equal Erf Exp
-    Floor Greater GreaterOrEqual HardSigmoid HardSwish LeakyRelu Less LessOrEqual Log Max Mean Min Mod Mul
-    Neg Not Or PRelu Pow Reciprocal Relu Round Sigmoid Sign Softplus Sqrt Sub Sum Tanh Where Xor
+    Floor Greater GreaterOrEqual HardSigmoid HardSwish LeakyRelu Less LessOrEqual Log Max Mean
+    Min Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Sigmoid Sign Softplus Sqrt Sub Sum
+    Tanh Where Xor
 """
 _LINEAR = """
     AveragePool BatchNormalization Conv ConvInteger ConvTranspose Gemm GlobalAveragePool MatMul

@@ -436,3 +436,25 @@ def test_empty_tensors() -> None:
     model = op_models.single_node("QConv", inputs, {"acc": np.int32}, **QCONV_ATTRIBUTES)
     (acc,) = op_models.session(model, lif_op.register).run(None, inputs)
     assert acc.shape == (0, 3, 4, 4)
+
+
+@pytest.mark.usefixtures("target")
+@pytest.mark.parametrize("domain", ["snn", "SNN_implementation"])
+def test_silence_ends_at_zero_and_not_among_denormals(domain: str) -> None:
+    inputs = op_models.lif_inputs(5, (1, 3, 5, 7))
+    inputs["current"][:] = 0
+    inputs["beta"][:] = np.float32(0.5)
+    model = op_models.single_node(
+        "LIF", inputs, {"spike": np.float32, "mem_out": np.float32}, reset="none"
+    )
+    if domain != "snn":
+        inputs["input"] = inputs.pop("current")
+        model = op_models.single_node(
+            "LIF", inputs, {"spike": np.float32, "mem_out": np.float32}, domain=domain
+        )
+    session = op_models.session(model, lif_op.register)
+    for _ in range(200):
+        _, inputs["mem"] = session.run(None, inputs)
+        size = np.abs(inputs["mem"])
+        assert ((size == 0) | (size >= np.finfo(np.float32).tiny)).all()
+    assert not inputs["mem"].any()

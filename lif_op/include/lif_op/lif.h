@@ -7,9 +7,12 @@
 namespace lif_op {
 
 // All tensors are dense [N, C, ...], the parameters [C]:
-//   u = beta * mem + current                 each operation rounded on its own, no fused
-//   multiply-add spike = 1 where u > threshold, else 0    ForeignLif: u >= threshold mem_out = 0 |
-//   u - threshold | u          where it fires, by `reset`; u elsewhere
+//
+//   u = beta * mem + current              each operation rounded on its own, no fused multiply-add
+//   spike = 1 where u > threshold, else 0    ForeignLif: u >= threshold
+//   mem_out = 0 | u - threshold | u          where it fires, by `reset`; u elsewhere
+//   mem_out = 0                              where that is less than 2^-126 in magnitude
+//
 // `mem_out` may be `mem`. Otherwise outputs overlap nothing.
 struct LifArgs {
   const float* current;

@@ -7,6 +7,12 @@
 namespace lif_op::avx2 {
 namespace {
 
+__m256 WithoutDenormals(__m256 membrane) {
+  const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), membrane);
+  // Not less, rather than greater or equal, keeps NaN.
+  return _mm256_and_ps(membrane, _mm256_cmp_ps(magnitude, _mm256_set1_ps(FLT_MIN), _CMP_NLT_UQ));
+}
+
 template <FireRule kRule, Reset kReset>
 void Run(const LifArgs& args, Range range) {
   ForEachPlane(args.layout, range,
@@ -30,7 +36,7 @@ void Run(const LifArgs& args, Range range) {
                      after = _mm256_blendv_ps(u, _mm256_sub_ps(u, threshold_v), fires);
                    }
                    _mm256_storeu_ps(args.spike + i, _mm256_and_ps(fires, one));
-                   _mm256_storeu_ps(args.mem_out + i, after);
+                   _mm256_storeu_ps(args.mem_out + i, WithoutDenormals(after));
                  }
                  for (; i < end; ++i) {
                    LifNeuron<kRule, kReset>(args.current[i], args.mem[i], beta, threshold,

@@ -7,6 +7,13 @@
 namespace lif_op::avx512vnni {
 namespace {
 
+__m512 WithoutDenormals(__m512 membrane) {
+  // Not less, rather than greater or equal, keeps NaN.
+  const __mmask16 kept =
+      _mm512_cmp_ps_mask(_mm512_abs_ps(membrane), _mm512_set1_ps(FLT_MIN), _CMP_NLT_UQ);
+  return _mm512_maskz_mov_ps(kept, membrane);
+}
+
 template <FireRule kRule, Reset kReset>
 void Run(const LifArgs& args, Range range) {
   ForEachPlane(args.layout, range,
@@ -29,7 +36,7 @@ void Run(const LifArgs& args, Range range) {
                      after = _mm512_mask_sub_ps(u, fires, u, threshold);
                    }
                    _mm512_mask_storeu_ps(args.spike + i, lanes, _mm512_maskz_mov_ps(fires, one));
-                   _mm512_mask_storeu_ps(args.mem_out + i, lanes, after);
+                   _mm512_mask_storeu_ps(args.mem_out + i, lanes, WithoutDenormals(after));
                  }
                });
 }

@@ -2,6 +2,9 @@
 // in lif_op/lif.h; all of them give the same bits as the scalar ones.
 #pragma once
 
+#include <cfloat>
+#include <cmath>
+
 #include "lif_op/lif.h"
 
 namespace lif_op {
@@ -29,6 +32,12 @@ void ForeignLif(const LifArgs& args, Range range);
 // When a neuron fires.
 enum class FireRule { kAbove, kAtOrAbove };
 
+// A membrane that decays in silence would end among the denormal numbers, on which every processor
+// is many times slower, and stay there. Internal linkage as below.
+static inline float WithoutDenormals(float membrane) {
+  return std::fabs(membrane) < FLT_MIN ? 0.0f : membrane;
+}
+
 // One neuron. Internal linkage for the reason given in planes.h.
 template <FireRule kRule, Reset kReset>
 static inline void LifNeuron(float current, float mem, float beta, float threshold, float* spike,
@@ -38,11 +47,11 @@ static inline void LifNeuron(float current, float mem, float beta, float thresho
   const bool fires = kRule == FireRule::kAbove ? u > threshold : u >= threshold;
   *spike = fires ? 1.0f : 0.0f;
   if constexpr (kReset == Reset::kZero) {
-    *mem_out = fires ? 0.0f : u;
+    *mem_out = fires ? 0.0f : WithoutDenormals(u);
   } else if constexpr (kReset == Reset::kSubtract) {
-    *mem_out = fires ? u - threshold : u;
+    *mem_out = WithoutDenormals(fires ? u - threshold : u);
   } else {
-    *mem_out = u;
+    *mem_out = WithoutDenormals(u);
   }
 }
 

@@ -13,6 +13,10 @@ float32x4_t Masked(float32x4_t value, uint32x4_t lanes) {
   return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(value), lanes));
 }
 
+float32x4_t WithoutDenormals(float32x4_t membrane) {
+  return Masked(membrane, vmvnq_u32(vcltq_f32(vabsq_f32(membrane), vdupq_n_f32(FLT_MIN))));
+}
+
 template <FireRule kRule, Reset kReset>
 void Run(const LifArgs& args, Range range) {
   ForEachPlane(
@@ -35,7 +39,7 @@ void Run(const LifArgs& args, Range range) {
             after = vbslq_f32(fires, vsubq_f32(u, threshold_v), u);
           }
           vst1q_f32(args.spike + i, Masked(vdupq_n_f32(1.0f), fires));
-          vst1q_f32(args.mem_out + i, after);
+          vst1q_f32(args.mem_out + i, WithoutDenormals(after));
         }
         for (; i < end; ++i) {
           LifNeuron<kRule, kReset>(args.current[i], args.mem[i], beta, threshold, &args.spike[i],

@@ -2,6 +2,7 @@
 // Tensors lie against forbidden pages.
 #include "lif_op/lif.h"
 
+#include <cfloat>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -38,6 +39,9 @@ const WorkedCase kWorked[] = {
     {"tie at zero", 0.0f, 0.0f, 0.5f, 0.0f, Reset::kZero, 0, 0.0f, 1, 0.0f},
     {"negative", -2.0f, 0.5f, 0.5f, 1.0f, Reset::kZero, 0, -0.5f, 0, -0.5f},
     {"never", 3.0f, 0.0f, 1.0f, kInfinity, Reset::kSubtract, 0, 3.0f, 0, 3.0f},
+    {"denormal", FLT_MIN, 0.0f, 0.5f, 1.0f, Reset::kZero, 0, 0.0f, 0, 0.0f},
+    {"negative denormal", -FLT_MIN, 0.0f, 0.5f, 1.0f, Reset::kNone, 0, 0.0f, 0, 0.0f},
+    {"least normal", FLT_MIN, 0.0f, 1.0f, 1.0f, Reset::kSubtract, 0, FLT_MIN, 0, FLT_MIN},
     // 1 + 2^-12 squared needs 25 bits: a fused multiply-add would keep the last one.
     {"two roundings", 1.000244140625f, -1.00048828125f, 1.000244140625f, 1.0f, Reset::kZero, 0,
      0.0f, 0, 0.0f},
@@ -78,6 +82,10 @@ Data MakeData(const Shape& shape, Random& random) {
     const std::int64_t kind = random.Int(0, 15);
     if (kind == 0) data.current[i] = kNan;
     if (kind == 1) data.current[i] = -kInfinity;
+    if (kind == 3) {
+      data.mem[i] *= FLT_MIN;
+      data.current[i] = 0.0f;
+    }
     // A tie: the membrane does not matter and the current is the threshold.
     const auto channel = (static_cast<std::int64_t>(i) / shape.inner) % shape.channels;
     if (kind == 2) {
