@@ -33,7 +33,7 @@ ONNXRUNTIME = -DSPIKEDEPLOY_ONNXRUNTIME="$$(ls \
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-long lint test-python test-cpp build-cpp test-emulated test-install \
-    sanitize fuzz deeploy format lock licenses clean
+    sanitize sanitize-python valgrind fuzz deeploy format lock licenses clean
 
 help:
 	@echo 'make demo          install, quantize the shipped network, run it, show the table'
@@ -45,7 +45,9 @@ help:
 	@echo 'make test-emulated kernels on older x86 and on Arm, bundles on five processors, in QEMU'
 	@echo 'make test-install  the wheel in an empty environment, and the oldest ONNX Runtime'
 	@echo 'make sanitize      C++ tests under the address, undefined-behaviour and thread sanitizers'
-	@echo 'make fuzz          libFuzzer on kernels, checks and parsers, FUZZ_SECONDS=60 for each'
+	@echo 'make sanitize-python  the Python parity tests, op library and module under the first two'
+	@echo 'make valgrind      C++ tests of kernels and readers in Valgrind, AVX2 the widest target'
+	@echo 'make fuzz          damaged inputs for kernels, parsers, readers, FUZZ_SECONDS=60 for each'
 	@echo 'make deeploy       networks compiled by Deeploy (installs it apart), run over steps with state'
 	@echo 'make format        format Python and C++'
 	@echo 'make lock          constraints.txt anew: the newest versions that the bounds allow'
@@ -106,6 +108,31 @@ sanitize: $(VENV)/.test
 	$(CMAKE) --build build/sanitize-thread
 	LIF_OP_TEST_EVERY=10 $(CTEST) --test-dir build/sanitize-thread
 
+# The op library and lif_op._core are loaded by a Python that was built without sanitizers, so their
+# runtimes come first. Python itself never frees all it took: leaks are the C++ tests' matter.
+SANITIZED := build/sanitize-python
+RUNTIMES = $$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)
+sanitize-python: $(VENV)/.test
+	$(CMAKE) -S . -B $(SANITIZED) -G Ninja -DSPIKEDEPLOY_SANITIZE=address,undefined \
+	  -DSPIKEDEPLOY_BUILD_PYTHON=ON -DPython_EXECUTABLE="$(abspath $(PY))" \
+	  -DPython_INCLUDE_DIR=$(HEADERS) -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
+	$(CMAKE) --build $(SANITIZED)
+	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  SPIKEDEPLOY_OP_LIBRARY=$(abspath $(SANITIZED))/lif_op/liblif_ops.so \
+	  SPIKEDEPLOY_TEST_CORE="$$(ls $(abspath $(SANITIZED))/lif_op/_core*.so)" \
+	  $(PY) -m pytest -q -p tests.other_core -m 'not long and not emulated' \
+	    tests/lif_op/test_kernels.py tests/lif_op/test_fused_kernels.py \
+	    tests/lif_op/test_onnxruntime.py tests/lif_op/test_fused.py tests/parity
+
+# Valgrind knows no AVX-512, and does not follow ONNX Runtime's own kernels.
+valgrind: $(VENV)/.test
+	$(call need,command -v valgrind,no valgrind; on Debian: apt install valgrind)
+	$(CMAKE) -S . -B build/valgrind $(DEVELOPER) -DCMAKE_TEST_LAUNCHER="valgrind;--quiet;\
+	--error-exitcode=9;--leak-check=full;--errors-for-leak-kinds=definite"
+	$(CMAKE) --build build/valgrind
+	LIF_OP_TARGET=avx2 LIF_OP_TEST_EVERY=$(VALGRIND_EVERY) $(CTEST) --test-dir build/valgrind
+VALGRIND_EVERY ?= 20
+
 FUZZ_SECONDS ?= 60
 CLANG := $(firstword $(foreach name,clang++ clang++-19 clang++-16 clang++-14,$(shell command -v $(name))))
 fuzz: $(VENV)/.test
@@ -116,6 +143,8 @@ fuzz: $(VENV)/.test
 	for corpus in fuzz/corpus/*; do target=$$(basename $$corpus); mkdir -p build/fuzz/new/$$target; \
 	  build/fuzz/fuzz/$${target}_fuzz -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ \
 	    build/fuzz/new/$$target $$corpus || exit 1; done
+	$(PY) fuzz/readers.py --seconds $(FUZZ_SECONDS)
+	SPIKEDEPLOY_EXAMPLES=5000 $(PY) -m pytest -q tests/attacks/test_bodies.py
 
 # Deeploy wants old versions of what we need new, hence an environment of its own.
 deeploy: $(VENV)/.test

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from calib_data.errors import DataError
 from calib_data.events import Events, check_kinds, check_resolution, checked_events
 from calib_data.files import atomic_path
-from calib_data.hdf5_trust import member
+from calib_data.hdf5_trust import member, names
 
 FLOW_GROUPS = {"dt1": "flow_dt1", "dt4": "flow_dt4"}
 
@@ -199,7 +199,7 @@ class EventFile:
             with self._reading(group):
                 node = member(self.path, self._file, group)
                 if not isinstance(node, h5py.Group) or not len(node):
-                    present = ", ".join(sorted(self._file)) or "nothing"
+                    present = ", ".join(names(self.path, self._file)) or "nothing"
                     raise DataError(
                         f"{self.path}: no group '{group}' with members (the file has: {present}); "
                         "choose another mode or another file"
@@ -208,30 +208,30 @@ class EventFile:
         return self._members[group]
 
     def _stamped(self, group: str, node: h5py.Group) -> tuple[list[str], NDArray[np.float64]]:
-        names = sorted(node)
+        found = names(self.path, node)
         stamps = np.array(
             [
                 _number(
                     self.path, f"{group}/{name}", member(self.path, node, name).attrs, "timestamp"
                 )
-                for name in names
+                for name in found
             ]
         )
         if (stamps[1:] <= stamps[:-1]).any():
             at = int((stamps[1:] <= stamps[:-1]).argmax()) + 1
             raise DataError(
-                f"{self.path}: the timestamp of {group}/{names[at]} is not later than that of "
-                f"{group}/{names[at - 1]}; name the members in time order, zero-padded"
+                f"{self.path}: the timestamp of {group}/{found[at]} is not later than that of "
+                f"{group}/{found[at - 1]}; name the members in time order, zero-padded"
             )
-        return names, stamps
+        return found, stamps
 
     def _member(self, group: str, index: int, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        names = self._group(group)[0]
-        if not 0 <= index < len(names):
+        found = self._group(group)[0]
+        if not 0 <= index < len(found):
             raise DataError(
-                f"{self.path}: {group} has members 0..{len(names) - 1}, {index} asked for"
+                f"{self.path}: {group} has members 0..{len(found) - 1}, {index} asked for"
             )
-        name = f"{group}/{names[index]}"
+        name = f"{group}/{found[index]}"
         with self._reading(name):
             node = member(self.path, self._file, name)
             if not isinstance(node, h5py.Dataset) or node.dtype.kind != kind:
@@ -290,7 +290,7 @@ class EventFile:
         for group in (*FLOW_GROUPS.values(), "images"):
             node = member(self.path, self._file, group)
             if isinstance(node, h5py.Group) and len(node):
-                first = member(self.path, node, min(node))
+                first = member(self.path, node, names(self.path, node)[0])
                 if isinstance(first, h5py.Dataset) and len(first.shape) >= 2:
                     return tuple(int(size) for size in first.shape[-2:])
         return None

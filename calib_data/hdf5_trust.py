@@ -55,6 +55,14 @@ def member(path: Path, group: h5py.Group, name: str) -> Any:
     return node
 
 
+def names(path: Path, group: h5py.Group) -> list[str]:
+    """Names of a group's members, in order; DataError for one that is no text."""
+    found = list(group)
+    if not all(isinstance(name, str) for name in found):
+        raise DataError(f"{path}: a name in {group.name} is not UTF-8; the file is damaged")
+    return sorted(found)
+
+
 def _target(link: Any) -> str:
     if isinstance(link, h5py.ExternalLink):
         return f"'{link.path}' in the file '{link.filename}'"

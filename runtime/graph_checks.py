@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -47,6 +49,8 @@ _ELEMENT_TYPES = {
     "uint32": TensorProto.UINT32,
     "int32": TensorProto.INT32,
 }
+_NO_ARRAY = (ValueError, TypeError, KeyError)
+"""What onnx.numpy_helper raises for a tensor that is none."""
 _REAL_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _CONVOLUTIONS = {
     ("snn", "QConv"): ((1, 2),),
@@ -72,6 +76,7 @@ def check_model(model: ModelProto, artifact: Artifact, where: str) -> None:
     The order matters: nothing is handed to onnx or read as an array before external data and
     nesting have been refused.
     """
+    check_text(model, where)
     check_no_external_data(model, where)
     check_functions(model, where)
     _check_opsets(model, where)
@@ -80,6 +85,21 @@ def check_model(model: ModelProto, artifact: Artifact, where: str) -> None:
     check_ops(model, where)
     check_nodes(model, artifact, where)
     _check_finite(model, where)
+
+
+def check_text(message: Message, where: str) -> None:
+    """Refuse names that are no text: protobuf hands them on as bytes, which compare to nothing."""
+    for field, value in message.ListFields():
+        values = [value] if isinstance(value, Message | str | bytes) else value
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            for inner in values:
+                check_text(inner, where)
+        elif field.type == FieldDescriptor.TYPE_STRING and any(
+            isinstance(v, bytes) for v in values
+        ):
+            raise ArtifactError(
+                f"{where}: {field.full_name} is not UTF-8; the file is damaged, copy it again"
+            )
 
 
 def check_no_external_data(model: ModelProto, where: str) -> None:
@@ -234,8 +254,7 @@ def check_functions(model: ModelProto, where: str) -> None:
 def _is_one_of(function: FunctionProto, bodies: list[bytes]) -> bool:
     try:
         return canonical_body(function) in bodies
-    except (ValueError, TypeError, KeyError):
-        # A constant that is no array. The kinds are those numpy_helper raises.
+    except _NO_ARRAY:
         return False
 
 
@@ -359,7 +378,7 @@ def _check_finite(model: ModelProto, where: str) -> None:
     for tensor in _all_tensors(model, where):
         if tensor.data_type not in _REAL_TYPES:
             continue
-        if not np.isfinite(numpy_helper.to_array(tensor)).all():
+        if not np.isfinite(_array(tensor, f"tensor {tensor.name!r}", where)).all():
             raise ArtifactError(
                 f"{where}: tensor {tensor.name!r} holds NaN or infinity; train or export it again"
             )
@@ -441,10 +460,14 @@ class _Constants:
                 f"{where}: {what} ({name!r}) is not a constant of the file, so it cannot be "
                 "checked; export the file again"
             )
-        try:
-            return numpy_helper.to_array(self.tensors[name])
-        except (ValueError, TypeError) as error:
-            raise ArtifactError(f"{where}: {what} ({name!r}) is damaged ({error})") from error
+        return _array(self.tensors[name], f"{what} ({name!r})", where)
+
+
+def _array(tensor: TensorProto, what: str, where: str) -> npt.NDArray[Any]:
+    try:
+        return numpy_helper.to_array(tensor)
+    except _NO_ARRAY as error:
+        raise ArtifactError(f"{where}: {what} is damaged ({error})") from error
 
 
 def _count_channels(node: NodeProto, producers: dict[str, NodeProto], artifact: Artifact) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib_data.errors import DataError
-from calib_data.hdf5_trust import member
+from calib_data.hdf5_trust import member, names
 from calib_data.npz import ARCHIVE_ERRORS
 
 
@@ -35,7 +35,7 @@ def dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     """A dataset by name; DataError when there is none, or none that can be trusted and read."""
     node = member(path, file, name)
     if not isinstance(node, h5py.Dataset):
-        present = ", ".join(sorted(file)) or "nothing"
+        present = ", ".join(names(path, file)) or "nothing"
         raise DataError(f"{path}: no dataset '{name}' (at the top the file has: {present})")
     return node
 

@@ -1,7 +1,7 @@
 """Function bodies changed at random: refused, or they compute what the native kernel computes.
 
-A body that disagrees with its kernel is the one trick that would end in a wrong answer instead of an
-error: the same file would give one flow with the op library and another without.
+A body that disagrees with its kernel is the one trick that would end in a wrong answer instead of
+an error: the same file would give one flow with the op library and another without.
 """
 
 from __future__ import annotations
