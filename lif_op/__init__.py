@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,10 @@ __all__ = [
 ]
 
 _LIBRARY_NAME = "liblif_ops.so"
+
+_ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+"""Elf64_Ehdr. The table of sections, which e_shoff (6), e_shentsize (11) and e_shnum (12) place,
+comes last in the files that linkers write."""
 
 
 def library_path() -> Path:
@@ -57,10 +63,30 @@ def register(session_options: onnxruntime.SessionOptions) -> None:
             exist or that this CPU cannot run.
     """
     path = library_path()
+    _check_whole(path)
     try:
         session_options.register_custom_ops_library(str(path))
     except Exception as error:  # ONNX Runtime's own exception classes share no narrower base
         raise LibraryError(f"cannot register the op library: {_one_line(error)}") from error
+
+
+def _check_whole(path: Path) -> None:
+    """A library whose end is missing, say after an interrupted copy, would end the process."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_ELF_HEADER.size)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise LibraryError(f"cannot register the op library: {error}") from error
+    if len(head) < _ELF_HEADER.size or not head.startswith(b"\x7fELF\x02\x01"):
+        return
+    fields = _ELF_HEADER.unpack(head)
+    start, entry, entries = fields[6], fields[11], fields[12]
+    if start + entry * entries > size:
+        raise LibraryError(
+            f"cannot register the op library: {path} is cut off ({size} bytes); install "
+            "spikedeploy again"
+        )
 
 
 def targets() -> list[str]:
