@@ -27,11 +27,11 @@ _ERRORS_ONLY = 3
 
 TENSORRT_OPERATORS = frozenset(
     {
-        "Add", "And", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Equal",
-        "Flatten", "Gemm", "GlobalAveragePool", "Greater", "HardSigmoid", "HardSwish", "Identity",
-        "MatMul", "MaxPool", "AveragePool", "Mul", "Neg", "Not", "Or", "QuantizeLinear",
-        "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Squeeze", "Sub", "Tanh",
-        "Transpose", "Unsqueeze", "Where",
+        "Abs", "Add", "And", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear",
+        "Div", "Equal", "Flatten", "Gemm", "GlobalAveragePool", "Greater", "HardSigmoid",
+        "HardSwish", "Identity", "Less", "MatMul", "MaxPool", "Mul", "Neg", "Not", "Or",
+        "QuantizeLinear", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax",
+        "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where",
     }
 )  # fmt: skip
 """Operators of TensorRT's ONNX parser that exported graphs may hold (read, not run)."""
