@@ -317,12 +317,39 @@ def fill(page: str, parts: dict[str, str]) -> str:
     return page
 
 
+def kept_rows(page: str, parts: dict[str, str], measured: set[str]) -> dict[str, str]:
+    """The new tables with the page's rows of networks that were not measured, by network.
+
+    Raises:
+        ConfigError: the page was made on other scenes or recordings.
+    """
+    merged = {}
+    for name, text in parts.items():
+        old = page.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
+        head, rows = text.splitlines()[:2], text.splitlines()[2:]
+        if old.splitlines()[:2] != head:
+            raise ConfigError(
+                f"--only keeps the page's other rows, but its part {name!r} was made on other "
+                "scenes or recordings; measure all networks"
+            )
+        rows += [line for line in old.splitlines()[2:] if _network(line) not in measured]
+        merged[name] = "\n".join([*head, *sorted(rows, key=_network)])
+    return merged
+
+
+def _network(line: str) -> str:
+    return line.split("|")[1].strip()
+
+
 def _empty_page(parts: dict[str, str]) -> str:
     return "".join(f"<!-- {name} -->\n<!-- /{name} -->\n\n" for name in parts)
 
 
-def _write(path: Path, parts: dict[str, str]) -> None:
+def _write(path: Path, parts: dict[str, str], kept: set[str] | None = None) -> None:
+    """``kept``: the networks measured, where rows of others stay."""
     page = path.read_text() if path.exists() else _empty_page(parts)
+    if kept is not None:
+        parts = kept_rows(page, parts, kept)
     with atomic_path(path) as temporary:
         temporary.write_text(fill(page, parts))
 
@@ -336,6 +363,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint", type=Path, action="append", default=[], metavar="F",
         help="a further network, float or quantized, or runs:ID; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--only", action="append", metavar="NETWORK",
+        help="of the shipped ones, such as LIFFireNet-32; a page keeps its rows of the others",
     )  # fmt: skip
     parser.add_argument("--no-shipped", action="store_true", help="only those of --checkpoint")
     parser.add_argument("--scenes", type=int, metavar="N", help=f"default: {TEST_SCENES}")
@@ -353,13 +384,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _shipped(only: list[str] | None) -> list[Path]:
+    paths = shipped_checkpoints()
+    names = [path.name.split(".")[0] for path in paths]
+    for name in only or []:
+        if name not in names:
+            raise ConfigError(f"--only {name}: no such shipped network; known: {', '.join(names)}")
+    return [p for p, name in zip(paths, names, strict=True) if only is None or name in only]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; see ``--help``."""
     arguments = _parser().parse_args(argv)
     count = arguments.scenes or (QUICK_SCENES if arguments.quick else TEST_SCENES)
     if count < 1 or min(arguments.resolution) < 1 or arguments.seconds <= 0:
         raise ConfigError("--scenes, --resolution and --seconds must be positive")
-    paths = [*([] if arguments.no_shipped else shipped_checkpoints()), *arguments.checkpoint]
+    paths = [*([] if arguments.no_shipped else _shipped(arguments.only)), *arguments.checkpoint]
     if not paths:
         raise ConfigError("--no-shipped leaves nothing to measure; add --checkpoint")
     measurement = Measurement(
@@ -375,7 +415,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = [row for path in paths for row in measure(path, measurement, windows, clips)]
     parts = sections(rows, measurement)
     if arguments.out is not None:
-        _write(arguments.out, parts)
+        _write(arguments.out, parts, {row.network for row in rows} if arguments.only else None)
     if arguments.json:
         print(json.dumps({"seeds": list(measurement.seeds), "rows": [r.to_dict() for r in rows]}))
     else:

@@ -190,6 +190,33 @@ def test_command_measures_a_network_and_its_quantized_sibling(
     assert page.read_text() == first
 
 
+def test_one_network_is_measured_again_and_the_others_rows_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{name}.safetensors" for name in ("a", "b")]
+    errors = {"a": 1.0, "b": 2.0}
+
+    def measure(path: Path, *_: object) -> list[accuracy.Row]:
+        error = errors[path.stem]
+        return [accuracy.Row(path.stem, form, scored(error, error)) for form in ("float", "PTQ")]
+
+    monkeypatch.setattr(accuracy, "shipped_checkpoints", lambda: paths)
+    monkeypatch.setattr(accuracy, "read_recordings", lambda *_: [])
+    monkeypatch.setattr(accuracy, "measure", measure)
+    page = tmp_path / "page.md"
+    argv = ["--scenes", "2", "--no-recordings", "--out", str(page)]
+    assert accuracy.main(argv) == 0
+    before = page.read_text()
+    errors.update(a=1.5, b=9.0)
+    assert accuracy.main([*argv, "--only", "a"]) == 0
+    changed = before.replace("| a | float | 1.000 | 0.500 |", "| a | float | 1.500 | 0.750 |")
+    changed = changed.replace("| a | PTQ | 1.000 | 0.500 |", "| a | PTQ | 1.500 | 0.750 |")
+    assert accuracy.fill(page.read_text(), {"scenes": ""}) == accuracy.fill(changed, {"scenes": ""})
+    assert page.read_text().count("| b | ") == before.count("| b | ")
+    assert run(accuracy.main, [*argv, "--only", "c"]) == 2
+    assert run(accuracy.main, [*argv, "--only", "a", "--scenes", "1"]) == 2
+
+
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(accuracy.main, ["--no-shipped"]) == 2
     assert run(accuracy.main, ["--scenes", "-1"]) == 2
