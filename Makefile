@@ -69,6 +69,7 @@ lint: $(VENV)/.test
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
 	$(PY) -m mypy
+	$(PY) -m mypy attacks/make.py fuzz/readers.py
 	$(VENV)/bin/lint-imports --no-logo
 	@$(PIP) check
 

@@ -463,7 +463,7 @@ def endless_loop(model: ModelProto) -> None:
     model.graph.initializer.extend(
         [
             numpy_helper.from_array(np.array(True), "true"),
-            numpy_helper.from_array(np.float32(1), "one"),
+            numpy_helper.from_array(np.array(1, np.float32), "one"),
         ]
     )
     model.graph.node.append(helper.make_node("Loop", ["", "true", "one"], ["unused"], body=body))
@@ -583,7 +583,7 @@ def body_of_another_decay(model: ModelProto) -> None:
     """A constant of the body changed by one."""
     body = own_body("QConvLIF")
     unit = next(n for n in body.node if n.output[0] == "decay_unit")
-    unit.attribute[0].t.CopyFrom(numpy_helper.from_array(np.int32(255)))
+    unit.attribute[0].t.CopyFrom(numpy_helper.from_array(np.array(255, np.int32)))
     model.functions.append(body)
 
 
