@@ -33,7 +33,7 @@ ONNXRUNTIME = -DSPIKEDEPLOY_ONNXRUNTIME="$$(ls \
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-long lint test-python test-cpp build-cpp test-emulated test-install \
-    sanitize sanitize-python valgrind fuzz deeploy format lock licenses clean
+    build-sanitize sanitize sanitize-python valgrind test-memory fuzz deeploy format lock licenses clean
 
 help:
 	@echo 'make demo          install, quantize the shipped network, run it, show the table'
@@ -47,6 +47,7 @@ help:
 	@echo 'make sanitize      C++ tests under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make sanitize-python  the Python parity tests, op library and module under the first two'
 	@echo 'make valgrind      C++ tests of kernels and readers in Valgrind, AVX2 the widest target'
+	@echo 'make test-memory   the last three in short, as continuous integration runs them'
 	@echo 'make fuzz          damaged inputs for kernels, parsers, readers, FUZZ_SECONDS=60 for each'
 	@echo 'make deeploy       networks compiled by Deeploy (installs it apart), run over steps with state'
 	@echo 'make format        format Python and C++'
@@ -101,39 +102,51 @@ test-emulated: build-cpp
 	sh lif_op/kernels/emulated_test.sh build/developer/lif_op build/aarch64/lif_op
 	$(PY) -m pytest -q -m emulated tests/export/test_bundle_emulated.py
 
-sanitize: $(VENV)/.test
-	$(CMAKE) -S . -B build/sanitize $(DEVELOPER) $(ONNXRUNTIME) -DSPIKEDEPLOY_SANITIZE=address,undefined
-	$(CMAKE) --build build/sanitize
-	$(CTEST) --test-dir build/sanitize
-	$(CMAKE) -S . -B build/sanitize-thread $(DEVELOPER) $(ONNXRUNTIME) -DSPIKEDEPLOY_SANITIZE=thread
-	$(CMAKE) --build build/sanitize-thread
-	LIF_OP_TEST_EVERY=10 $(CTEST) --test-dir build/sanitize-thread
-
 # The op library and lif_op._core are loaded by a Python that was built without sanitizers, so their
 # runtimes come first. Python itself never frees all it took: leaks are the C++ tests' matter.
-SANITIZED := build/sanitize-python
+SANITIZED := build/sanitize
 RUNTIMES = $$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)
-sanitize-python: $(VENV)/.test
-	$(CMAKE) -S . -B $(SANITIZED) -G Ninja -DSPIKEDEPLOY_SANITIZE=address,undefined \
+SANITIZED_PYTEST = LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 \
+  UBSAN_OPTIONS=print_stacktrace=1 \
+  SPIKEDEPLOY_OP_LIBRARY=$(abspath $(SANITIZED))/lif_op/liblif_ops.so \
+  SPIKEDEPLOY_TEST_CORE="$$(ls $(abspath $(SANITIZED))/lif_op/_core*.so)" \
+  $(PY) -m pytest -q -p tests.other_core -m 'not long and not emulated'
+THREADED := build/sanitize-thread
+VALGRIND := valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite
+
+build-sanitize: $(VENV)/.test
+	$(CMAKE) -S . -B $(SANITIZED) $(DEVELOPER) $(ONNXRUNTIME) -DSPIKEDEPLOY_SANITIZE=address,undefined \
 	  -DSPIKEDEPLOY_BUILD_PYTHON=ON -DPython_EXECUTABLE="$(abspath $(PY))" \
 	  -DPython_INCLUDE_DIR=$(HEADERS) -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
 	$(CMAKE) --build $(SANITIZED)
-	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  SPIKEDEPLOY_OP_LIBRARY=$(abspath $(SANITIZED))/lif_op/liblif_ops.so \
-	  SPIKEDEPLOY_TEST_CORE="$$(ls $(abspath $(SANITIZED))/lif_op/_core*.so)" \
-	  $(PY) -m pytest -q -p tests.other_core -m 'not long and not emulated' \
-	    tests/lif_op/test_kernels.py tests/lif_op/test_fused_kernels.py \
-	    tests/lif_op/test_onnxruntime.py tests/lif_op/test_fused.py tests/parity \
-	    --deselect tests/parity/test_fused.py::test_memory_does_not_grow
+	$(CMAKE) -S . -B $(THREADED) $(DEVELOPER) $(ONNXRUNTIME) -DSPIKEDEPLOY_SANITIZE=thread
+	$(CMAKE) --build $(THREADED)
+
+sanitize: build-sanitize
+	$(CTEST) --test-dir $(SANITIZED)
+	LIF_OP_TEST_EVERY=10 $(CTEST) --test-dir $(THREADED)
+
+sanitize-python: build-sanitize
+	$(SANITIZED_PYTEST) tests/lif_op/test_kernels.py tests/lif_op/test_fused_kernels.py \
+	  tests/lif_op/test_onnxruntime.py tests/lif_op/test_fused.py tests/parity \
+	  --deselect tests/parity/test_fused.py::test_memory_does_not_grow
 
 # Valgrind knows no AVX-512, and does not follow ONNX Runtime's own kernels.
 valgrind: $(VENV)/.test
 	$(call need,command -v valgrind,no valgrind; on Debian: apt install valgrind)
-	$(CMAKE) -S . -B build/valgrind $(DEVELOPER) -DCMAKE_TEST_LAUNCHER="valgrind;--quiet;\
-	--error-exitcode=9;--leak-check=full;--errors-for-leak-kinds=definite"
+	$(CMAKE) -S . -B build/valgrind $(DEVELOPER) \
+	  -DCMAKE_TEST_LAUNCHER="$$(echo $(VALGRIND) | tr ' ' ';')"
 	$(CMAKE) --build build/valgrind
-	LIF_OP_TARGET=avx2 LIF_OP_TEST_EVERY=$(VALGRIND_EVERY) $(CTEST) --test-dir build/valgrind
-VALGRIND_EVERY ?= 20
+	LIF_OP_TARGET=avx2 LIF_OP_TEST_EVERY=20 $(CTEST) --test-dir build/valgrind
+
+# The last three in short: some of the cases, some of the tests.
+test-memory: build-cpp build-sanitize
+	LIF_OP_TEST_EVERY=50 $(CTEST) --test-dir $(SANITIZED)
+	LIF_OP_TEST_EVERY=50 $(CTEST) --test-dir $(THREADED)
+	$(SANITIZED_PYTEST) tests/lif_op/test_kernels.py tests/lif_op/test_fused.py
+	if command -v valgrind > /dev/null; then for test in lif qlif qconv check; do \
+	  LIF_OP_TARGET=avx2 LIF_OP_TEST_EVERY=100 $(VALGRIND) build/developer/lif_op/$${test}_test || exit 1; \
+	  done; else echo '*** SKIPPED: valgrind is missing' >&2; fi
 
 FUZZ_SECONDS ?= 60
 CLANG := $(firstword $(foreach name,clang++ clang++-19 clang++-16 clang++-14,$(shell command -v $(name))))

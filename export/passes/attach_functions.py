@@ -14,8 +14,8 @@ from export.passes.convolution_sums import CONVOLUTIONS, largest_sums
 from export.passes.ranges import Ranges
 from lif_op.spec import DOMAIN
 from quant.spec import EXACT_FLOAT32
+from runtime.body_checks import canonical_body
 from runtime.graph import LIBRARY_DOMAINS, all_nodes
-from runtime.graph_checks import canonical_body
 
 Op = tuple[str, str]
 

@@ -13,9 +13,9 @@ from export.passes.base import FunctionPass, GraphPass
 from export.passes.signatures import check_library_calls
 from export.passes.validity import check_constants, check_types, check_valid
 from lif_op.spec import DOMAIN
+from runtime.body_checks import check_functions
 from runtime.errors import ArtifactError
 from runtime.graph import LIBRARY_DOMAINS
-from runtime.graph_checks import check_functions
 
 
 @dataclass(frozen=True)

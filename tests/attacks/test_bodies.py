@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 
 import lif_op.spec
 from runtime.artifact import ArtifactError
-from runtime.graph_checks import check_functions
+from runtime.body_checks import check_functions
 
 SETTINGS = settings(
     max_examples=int(os.environ.get("SPIKEDEPLOY_EXAMPLES", "300")),

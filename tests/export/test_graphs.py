@@ -24,7 +24,7 @@ from export.graphs.integer import integer_model
 from models import ModelConfig, SpikingFireNet
 from quant import IntegerNetwork, QuantOptions, quantize
 from runtime.artifact import load_model
-from runtime.graph_checks import canonical_body
+from runtime.body_checks import canonical_body
 
 KINDS = ("float", "qdq", "separate", "int8")
 FUNCTIONS = {

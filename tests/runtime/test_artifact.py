@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lif_op.spec
 from runtime.artifact import METADATA_KEY, Artifact, ArtifactError, load_model, validate_model
-from runtime.graph_checks import canonical_body, check_state_bytes
+from runtime.body_checks import canonical_body
+from runtime.graph_checks import check_state_bytes
 
 Edit = Callable[[onnx.ModelProto], object]
 

@@ -19,7 +19,7 @@ from export.passes.attach_functions import inexact_ops
 from export.passes.fuse_conv_lif import FuseConvLif
 from models.firenet import TOPOLOGIES
 from quant import quantize
-from runtime.graph_checks import canonical_body
+from runtime.body_checks import canonical_body
 
 RESOLUTION = (9, 13)
 NETWORKS = [
