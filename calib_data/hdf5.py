@@ -209,14 +209,7 @@ class EventFile:
 
     def _stamped(self, group: str, node: h5py.Group) -> tuple[list[str], NDArray[np.float64]]:
         found = names(self.path, node)
-        stamps = np.array(
-            [
-                _number(
-                    self.path, f"{group}/{name}", member(self.path, node, name).attrs, "timestamp"
-                )
-                for name in found
-            ]
-        )
+        stamps = np.array([self._stamp(node, group, name) for name in found])
         if (stamps[1:] <= stamps[:-1]).any():
             at = int((stamps[1:] <= stamps[:-1]).argmax()) + 1
             raise DataError(
@@ -224,6 +217,12 @@ class EventFile:
                 f"{group}/{found[at - 1]}; name the members in time order, zero-padded"
             )
         return found, stamps
+
+    def _stamp(self, node: h5py.Group, group: str, name: str) -> float:
+        found = member(self.path, node, name)
+        if found is None:
+            raise DataError(f"{self.path}: {group} has a member {name!r} that is not there")
+        return _number(self.path, f"{group}/{name}", found.attrs, "timestamp")
 
     def _member(self, group: str, index: int, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
         found = self._group(group)[0]
@@ -252,7 +251,7 @@ class EventFile:
             yield
         except DataError:
             raise
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise DataError(
                 f"{self.path}: {what} cannot be read, the file is damaged or cut off ({error})"
             ) from error

@@ -176,10 +176,15 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
                 f"{MAX_CLIP_BYTES:,}; bring it to .h5, which is streamed"
             )
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
     except MemoryError as error:
         raise DataError(f"{path}: an array claims more than memory holds; it is damaged") from error
     except DataError:
         raise
     except ARCHIVE_ERRORS as error:
         raise DataError(f"{path}: no readable .npz archive, it may be cut off ({error})") from error
+    for name, array in arrays.items():
+        # NumPy hands on the bytes of what does not begin like an array.
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{path}: {name!r} is no array; the archive is damaged")
+    return arrays

@@ -32,7 +32,7 @@ _MOVEMENT = """
     Concat Constant DepthToSpace Flatten Gather Identity If Reshape Shape Size Slice SpaceToDepth
     Split Squeeze Transpose Unsqueeze
 """
-_GROWTH = ("ConstantOfShape", "Expand", "Pad")
+_GROWTH = ("ConstantOfShape", "Expand", "Pad", "Resize")
 """Allowed where they depend on a graph input; of constants alone they would be computed, and their
 result allocated, while the file is loaded."""
 

@@ -27,7 +27,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
         raise
     except FileNotFoundError:
         raise
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError) as error:
         raise DataError(f"{path}: cannot be read, it is damaged or cut off ({error})") from error
 
 

@@ -15,7 +15,7 @@
 namespace spikedeploy::detail {
 
 // clang-format off
-inline constexpr std::array<std::string_view, 85> kStandardOps = {
+inline constexpr std::array<std::string_view, 86> kStandardOps = {
     "Abs", "Add", "And", "AveragePool", "BatchNormalization", "BitShift", "BitwiseAnd",
     "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Clip", "Concat",
     "Constant", "ConstantOfShape", "Conv", "ConvInteger", "ConvTranspose", "DepthToSpace",
@@ -24,8 +24,8 @@ inline constexpr std::array<std::string_view, 85> kStandardOps = {
     "HardSigmoid", "HardSwish", "Identity", "If", "LeakyRelu", "Less", "LessOrEqual", "Log",
     "MatMul", "MatMulInteger", "Max", "MaxPool", "Mean", "Min", "Mod", "Mul", "Neg", "Not", "Or",
     "PRelu", "Pad", "Pow", "QLinearConv", "QLinearMatMul", "QuantizeLinear", "Reciprocal",
-    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Round", "Shape",
-    "Sigmoid", "Sign", "Size", "Slice", "Softplus", "SpaceToDepth", "Split", "Sqrt", "Squeeze",
+    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Resize", "Round",
+    "Shape", "Sigmoid", "Sign", "Size", "Slice", "Softplus", "SpaceToDepth", "Split", "Sqrt", "Squeeze",
     "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze", "Where", "Xor",
 };
 // clang-format on
@@ -39,7 +39,8 @@ inline bool IsLibraryDomain(std::string_view domain) {
 
 /// Whether it makes a tensor as large as its inputs say.
 inline bool Grows(const Node& node) {
-  return node.op_type == "ConstantOfShape" || node.op_type == "Expand" || node.op_type == "Pad";
+  return node.op_type == "ConstantOfShape" || node.op_type == "Expand" || node.op_type == "Pad" ||
+         node.op_type == "Resize";
 }
 
 /// Refuse what would be computed, and allocated, from constants alone while the file is loaded.
